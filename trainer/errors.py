@@ -1,0 +1,28 @@
+"""Errors that a user can mend: the command line prints their message alone, without a traceback."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user gave cannot work; the message says what was given, what was expected and what to do next."""
+
+
+class ConfigError(UserError):
+    """A config, an override or a plugin's arguments are wrong."""
+
+
+class CheckpointError(UserError):
+    """A checkpoint is missing, damaged or of another shape than the one wanted."""
+
+
+class DataError(UserError):
+    """A data set cannot be found, prepared, read or continued."""
+
+
+def near_matches(given: str, known: Iterable[str], what: str = "Known") -> str:
+    """Returns "Did you mean 'x'? Known: a, b, x." for a name that was not found."""
+    known = sorted(known)
+    close = difflib.get_close_matches(given, known, n=3, cutoff=0.5)
+    hint = f"Did you mean {' or '.join(repr(c) for c in close)}? " if close else ""
+    return f"{hint}{what}: {', '.join(known) or '(none)'}."

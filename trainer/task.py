@@ -1,0 +1,164 @@
+"""`Task`: what a user writes, and all that the trainer knows of a model."""
+
+import abc
+import dataclasses
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+
+from trainer.state import PyTree, TrainState, apply_gradients
+
+Batch = Mapping[str, Any]
+Metrics = Mapping[str, jax.Array]
+
+
+class LossOutput(NamedTuple):
+    """What `Task.loss` returns.
+
+    Attributes:
+      loss: the scalar to minimise.
+      metrics: scalars to log, without prefix.
+      extra: the next value of the task's running state.
+    """
+
+    loss: jax.Array
+    metrics: Metrics
+    extra: PyTree
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Upstream:
+    """A finished run that another run builds on.
+
+    Attributes:
+      task: its task, rebuilt from its own `config.json` and set up.
+      params: its parameters (the moving average where it kept one).
+      frozen: the frozen parameters of its own upstream runs.
+      run: its run folder.
+      step: the step of the checkpoint that was read.
+    """
+
+    task: "Task"
+    params: PyTree
+    frozen: Mapping[str, PyTree]
+    run: Path
+    step: int
+
+
+class Evaluation(NamedTuple):
+    """What an evaluator returns; names are complete, as they will be logged (`rollout/psnr_k4`).
+
+    Attributes:
+      scalars: numbers.
+      images: uint8 arrays [H, W, 3].
+      videos: uint8 arrays [T, H, W, 3].
+    """
+
+    scalars: Mapping[str, float] = {}
+    images: Mapping[str, np.ndarray] = {}
+    videos: Mapping[str, np.ndarray] = {}
+
+
+class Evaluator(abc.ABC):
+    """Measures a model on held-out data; sees neither the optimiser nor the training iterator.
+
+    Attributes:
+      every: steps between two evaluations; None for the run's `eval_every`. The last step is always evaluated.
+    """
+
+    every: int | None = None
+
+    @abc.abstractmethod
+    def evaluate(
+        self, *, params: PyTree, frozen: Mapping[str, PyTree], extra: PyTree, rng: jax.Array,
+        batches: Iterable[Batch], step: int,
+    ) -> Evaluation:  # fmt: skip
+        """Measures `params`.
+
+        Args:
+          params: the parameters to evaluate (the moving average where the run keeps one).
+          frozen: upstream parameters, by name.
+          extra: the task's running state.
+          rng: a key that is the same at every step of a run, so that curves are comparable.
+          batches: held-out batches on the device, in the same order at every call; take as many as needed.
+          step: the current step.
+        """
+
+
+class Task(abc.ABC):
+    """An objective over a model: the one class a user writes.
+
+    The trainer builds it from the config (`target` and keyword arguments), calls `setup` once, and then only what is
+    below. Parameters are any pytree, so linen, nnx, equinox and bare JAX all fit. Functions marked (traced) run under
+    `jax.jit` and must be pure.
+    """
+
+    def setup(self, upstream: Mapping[str, Upstream], example: Batch) -> None:  # noqa: B027 - optional hook
+        """Called once before anything else.
+
+        Args:
+          upstream: the runs named in `config.upstream`.
+          example: a training batch's shapes and dtypes (`jax.ShapeDtypeStruct` leaves).
+        """
+
+    @abc.abstractmethod
+    def init_params(self, rng: jax.Array, batch: Batch) -> PyTree:
+        """(traced) Initial parameters; `batch` gives shapes only."""
+
+    @abc.abstractmethod
+    def loss(
+        self, params: PyTree, frozen: Mapping[str, PyTree], batch: Batch, *, rng: jax.Array, step: jax.Array,
+        extra: PyTree, train: bool,
+    ) -> LossOutput:  # fmt: skip
+        """(traced) The objective on one batch."""
+
+    def init_extra(self, params: PyTree) -> PyTree:
+        """(traced) Initial running state: loss scales, target networks …"""
+        return {}
+
+    def frozen(self) -> Mapping[str, PyTree]:
+        """Upstream parameters, by name, handed to every traced function as an argument (never a constant)."""
+        return {}
+
+    def optimizer(self, default: optax.GradientTransformation) -> optax.GradientTransformation:
+        """The optimiser; `default` is the one that the config describes."""
+        return default
+
+    def train_step(
+        self, state: TrainState, frozen: Mapping[str, PyTree], batch: Batch, tx: optax.GradientTransformation,
+        *, ema_decay: float | None = None,
+    ) -> tuple[TrainState, Metrics]:  # fmt: skip
+        """(traced) One update. Override where one loss and one update do not fit."""
+        rng = jax.random.fold_in(state.rng, state.step)
+
+        def objective(params: PyTree) -> tuple[jax.Array, LossOutput]:
+            out = self.loss(params, frozen, batch, rng=rng, step=state.step, extra=state.extra, train=True)
+            return out.loss, out
+
+        (_, out), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
+        state, metrics = apply_gradients(state, grads, out.extra, tx, ema_decay)
+        return state, {"loss": out.loss, **out.metrics, **metrics}
+
+    def eval_step(
+        self, params: PyTree, frozen: Mapping[str, PyTree], batch: Batch, rng: jax.Array, step: jax.Array,
+        extra: PyTree,
+    ) -> Metrics:  # fmt: skip
+        """(traced) Held-out metrics of one batch, averaged over batches and logged as `eval/…`."""
+        out = self.loss(params, frozen, batch, rng=rng, step=step, extra=extra, train=False)
+        return {"loss": out.loss, **out.metrics}
+
+    def evaluators(self) -> Mapping[str, Evaluator]:
+        """Further evaluations of this task, by name: rollouts, pictures."""
+        return {}
+
+    def frames_per_batch(self, batch: Batch) -> int | None:
+        """Frames in a batch, for frames/s; None where the notion does not apply."""
+        return None
+
+    def flops_per_batch(self, batch: Batch) -> float | None:
+        """Floating-point operations of one update, for utilisation; None when not known."""
+        return None
