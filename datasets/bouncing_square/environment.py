@@ -1,0 +1,71 @@
+"""`BouncingSquare`: the bouncing-square world as an environment.
+
+```python
+env = BouncingSquare(variant=rules.REFERENCE)
+state, time_step = jax.vmap(env.reset)(jax.random.split(rng, 256))
+state, time_step = jax.vmap(env.step)(state, actions)
+```
+"""
+
+import dataclasses
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jaxtyping import Array, Int, Key
+
+from datasets.bouncing_square import rules
+from datasets.environment import ActionSpec, TimeStep
+
+
+class EnvironmentState(NamedTuple):
+    """The world, and the steps since the reset."""
+
+    world: rules.State
+    steps: Int[Array, ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class BouncingSquare:
+    """An `Environment` with the rules that recorded the data set.
+
+    Attributes:
+      variant: the rules.
+      time_limit: steps after which an episode is cut (`is_last`, not `is_terminal`); None for never.
+      terminate_after: steps after which an episode terminates; None, as in the data set, for never.
+      terminate_within: distance from the frame's centre, in px, at which an episode terminates; None for never.
+    """
+
+    variant: rules.Variant = rules.REFERENCE
+    _: dataclasses.KW_ONLY
+    time_limit: int | None = None
+    terminate_after: int | None = None
+    terminate_within: float | None = None
+
+    @property
+    def action_spec(self) -> ActionSpec:
+        """0 up, 1 down, 2 left, 3 right, and 4 to stay where the variant has it."""
+        return ActionSpec(num_actions=self.variant.num_actions, null_action=rules.NULL_ACTION)
+
+    def reset(self, rng: Key[Array, ""]) -> tuple[EnvironmentState, TimeStep]:
+        """Draws a start; an episode never ends at its first frame."""
+        world = rules.initial_state(rng, self.variant)
+        no = jnp.bool_(False)
+        time_step = TimeStep(rules.render(world), jnp.float32(0), is_first=~no, is_last=no, is_terminal=no)
+        return EnvironmentState(world, jnp.int32(0)), time_step
+
+    def step(self, state: EnvironmentState, action: Int[Array, ""]) -> tuple[EnvironmentState, TimeStep]:
+        """Moves the square."""
+        world, steps = rules.step(state.world, action), state.steps + 1
+        reward = rules.reward(world)
+        terminal = jnp.bool_(False)
+        if self.terminate_after is not None:
+            terminal |= steps >= self.terminate_after
+        if self.terminate_within is not None:
+            terminal |= -reward <= self.terminate_within
+        last = terminal if self.time_limit is None else terminal | (steps >= self.time_limit)
+        time_step = TimeStep(rules.render(world), reward, is_first=jnp.bool_(False), is_last=last, is_terminal=terminal)
+        return EnvironmentState(world, steps), time_step
+
+    def optimal_action(self, state: EnvironmentState) -> Int[Array, ""]:
+        """The oracle's choice, to judge a policy by."""
+        return rules.optimal_action(state.world, self.variant)

@@ -1,0 +1,1 @@
+"""A hand-made data set; TFDS wants a builder to live in a package."""

@@ -1,0 +1,71 @@
+"""Hand-made episodes in several shapes: every pixel and number tells the episode and the frame."""
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+EPISODES, FRAMES = 12, 20
+
+
+def value(episode, frame):
+    """What every pixel of a frame of `counting` holds: the frame says where it comes from."""
+    return episode * FRAMES + frame
+
+
+class Builder(tfds.core.GeneratorBasedBuilder):
+    VERSION = tfds.core.Version("1.0.0")
+    BUILDER_CONFIGS = [  # noqa: RUF012
+        tfds.core.BuilderConfig(name=name) for name in ("even", "uneven", "shapes", "video", "foreign")
+    ]
+
+    def _info(self):
+        def per_frame(dtype, *shape):
+            return tfds.features.Tensor(shape=(None, *shape), dtype=dtype)
+
+        video = tfds.features.Tensor(shape=(None, None, 4, 3), dtype=np.uint8, encoding="zlib")
+        features = {
+            "video": {"frames": video},
+            "foreign": {
+                "video": video,
+                "controls": {"keys": per_frame(np.uint8, 3), "mouse": per_frame(np.float32)},
+                "score": per_frame(np.float64),
+                "done": per_frame(np.bool_),
+            },
+        }.get(
+            self.builder_config.name,
+            {
+                "frames": video,
+                "actions": per_frame(np.int32),
+                "rewards": per_frame(np.float32),
+                "is_first": per_frame(np.bool_),
+                "is_terminal": per_frame(np.bool_),
+            },
+        )
+        return self.dataset_info_from_configs(features=tfds.features.FeaturesDict(features), disable_shuffling=True)
+
+    def _split_generators(self, dl_manager):
+        return {"train": self._generate_examples()}
+
+    def _generate_examples(self):
+        config = self.builder_config.name
+        for episode in range(EPISODES):
+            length = FRAMES - (episode if config == "uneven" else 0)
+            height = 4 + (config == "shapes" and episode == 7)
+            values = value(episode, np.arange(length))
+            frames = np.broadcast_to(values.astype(np.uint8)[:, None, None, None], (length, height, 4, 3))
+            terminal = (np.arange(length) == length - 1) & (episode % 2 == 0)
+            if config == "video":
+                yield episode, {"frames": frames}
+            elif config == "foreign":
+                controls = {"keys": np.stack([values % 2] * 3, 1).astype(np.uint8), "mouse": values.astype(np.float32)}
+                yield episode, {"video": frames, "controls": controls, "score": values / 2, "done": terminal}
+            else:
+                yield (
+                    episode,
+                    {
+                        "frames": frames,
+                        "actions": values.astype(np.int32),
+                        "rewards": values.astype(np.float32) / 2,
+                        "is_first": np.arange(length) == 0,
+                        "is_terminal": terminal,
+                    },
+                )

@@ -1,0 +1,213 @@
+"""Batches of hand-made episodes, whose pixels tell episode and frame."""
+
+import numpy as np
+import pytest
+from counting.counting_dataset_builder import EPISODES, FRAMES
+
+from datasets.errors import DataError
+from datasets.pipeline import TfdsData
+
+
+@pytest.fixture
+def source(data_dir):
+    def make(config="even", **settings):
+        defaults = {"split": "train", "batch_size": 4, "length": 5, "data_dir": data_dir}
+        return TfdsData(name=f"counting/{config}", **{**defaults, **settings})
+
+    return make
+
+
+def take(data, count, seed=0, **share):
+    iterator = data.iterator(seed=seed, **share)
+    return [next(iterator) for _ in range(count)]
+
+
+def origins(batch):
+    """Episode and frame of every frame of a batch, from its pixels."""
+    assert (batch["frames"] == batch["frames"][..., :1, :1, :1]).all()
+    return np.divmod(batch["frames"][..., 0, 0, 0].astype(int), FRAMES)
+
+
+def assert_same(batch, other):
+    assert batch.keys() == other.keys()
+    for key in batch:
+        np.testing.assert_array_equal(batch[key], other[key], err_msg=key)
+
+
+def test_a_clip_is_consecutive_frames_of_one_episode_with_what_belongs_to_them(source):
+    starts = set()
+    for batch in take(source(), 30):
+        episode, frame = origins(batch)
+        assert (episode == episode[:, :1]).all()
+        np.testing.assert_array_equal(frame, frame[:, :1] + np.arange(5))
+        np.testing.assert_array_equal(batch["actions"], episode * FRAMES + frame)
+        np.testing.assert_array_equal(batch["rewards"], (episode * FRAMES + frame) / 2)
+        np.testing.assert_array_equal(batch["is_first"], frame == 0)
+        np.testing.assert_array_equal(batch["continues"] == 0, (frame == FRAMES - 1) & (episode % 2 == 0))
+        assert batch["labelled"].all()
+        assert not batch["independent"].any()
+        starts |= set(frame[:, 0])
+    assert starts == set(range(FRAMES - 5 + 1))
+
+
+def test_types_are_those_of_the_contract(source):
+    (batch,) = take(source(), 1)
+    types = {key: str(value.dtype) for key, value in batch.items()}
+    assert types == {
+        "frames": "uint8", "actions": "int32", "rewards": "float32", "continues": "float32",
+        "is_first": "bool", "independent": "bool", "labelled": "bool",
+    }  # fmt: skip
+
+
+def test_clips_from_the_reset_start_there(source):
+    for batch in take(source(start="reset"), 5):
+        assert (origins(batch)[1] == np.arange(5)).all()
+
+
+def test_every_epoch_shows_every_episode_once_in_a_new_order(source):
+    # Batches of 5 do not divide 12 episodes: epochs meet inside a batch.
+    order = np.concatenate([origins(batch)[0][:, 0] for batch in take(source(batch_size=5), 12)])
+    epochs = order.reshape(5, EPISODES)
+    assert (np.sort(epochs, 1) == np.arange(EPISODES)).all()
+    assert len({tuple(epoch) for epoch in epochs}) == 5
+
+
+def test_the_seed_decides_and_nothing_else_does(source):
+    first, again, other = take(source(), 3, seed=1), take(source(), 3, seed=1), take(source(), 3, seed=2)
+    for a, b in zip(first, again, strict=True):
+        assert_same(a, b)
+    assert any((a["frames"] != b["frames"]).any() for a, b in zip(first, other, strict=True))
+
+
+def test_one_epoch_in_order_for_evaluation_drops_the_rest(source):
+    data = source(batch_size=5, shuffle=False, num_epochs=1, start="reset")
+    batches = list(data.iterator(seed=0))
+    assert [origins(batch)[0][:, 0].tolist() for batch in batches] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert len(list(source(batch_size=6, num_epochs=1).iterator(seed=0))) == 2  # Nothing is left over.
+
+
+@pytest.mark.parametrize("independent_share", [0.0, 0.3, 0.9])
+@pytest.mark.parametrize("num_epochs", [1, 3])
+def test_a_finite_source_never_starts_another_epoch(source, num_epochs, independent_share):
+    data = source(num_epochs=num_epochs, independent_share=independent_share, short_length=2, short_batch_size=3)
+    clips = [origins(batch)[0][~batch["independent"], 0] for batch in data.iterator(seed=0)]
+    seen = np.bincount(np.concatenate(clips), minlength=EPISODES)
+    assert seen.max() <= num_epochs
+    assert seen.sum() > num_epochs * EPISODES - 4  # What is left over does not fill a batch.
+
+
+def test_processes_read_disjoint_shares(source):
+    shares = [
+        {episode for batch in take(source(independent_share=0.5), 20, process_index=index, process_count=3)
+         for episode in origins(batch)[0].ravel()}
+        for index in range(3)
+    ]  # fmt: skip
+    assert [len(share) for share in shares] == [4, 4, 4]
+    assert len(set.union(*shares)) == EPISODES
+
+
+def test_independent_rows_are_frames_of_different_episodes_and_as_many_as_asked(source):
+    batches = take(source(batch_size=5, length=8, independent_share=0.3), 40)
+    assert sum(batch["independent"].sum() for batch in batches) == 60
+    assert {int(batch["independent"].sum()) for batch in batches} == {1, 2}
+    assert {row for batch in batches for row in np.flatnonzero(batch["independent"])} == set(range(5))
+    for batch in batches:
+        episode, frame = origins(batch)
+        for row in range(5):
+            assert len(set(episode[row])) == (8 if batch["independent"][row] else 1)
+        np.testing.assert_array_equal(batch["rewards"], (episode * FRAMES + frame) / 2)
+        np.testing.assert_array_equal(batch["is_first"], frame == 0)
+        assert not batch["labelled"][batch["independent"]].any()
+        assert not batch["actions"][batch["independent"]].any()
+
+
+def test_more_independent_frames_than_episodes_use_all_of_them(source):
+    (batch,) = take(source(length=18, batch_size=10, independent_share=0.99), 1)
+    row = np.flatnonzero(batch["independent"])[0]
+    assert len(set(origins(batch)[0][row])) == EPISODES
+
+
+def test_short_batches_come_between_long_ones(source):
+    data = source(short_length=2, long_every=3)
+    assert [batch["frames"].shape[:2] for batch in take(data, 5)] == [(4, 5), (10, 2), (10, 2), (4, 5), (10, 2)]
+    data = source(short_length=2, short_batch_size=7)
+    assert [batch["frames"].shape[:2] for batch in take(data, 3)] == [(4, 5), (7, 2), (4, 5)]
+
+
+def test_hidden_actions_are_the_same_episodes_for_every_seed_and_cannot_be_read(source):
+    hidden = []
+    for seed in (0, 1):
+        by_episode = {}
+        for batch in take(source(unlabelled_share=0.25), 12, seed=seed):
+            episode, frame = origins(batch)
+            for row in range(4):
+                by_episode.setdefault(episode[row, 0], set()).add(bool(batch["labelled"][row]))
+            shown = np.where(batch["labelled"][:, None], episode * FRAMES + frame, 0)
+            np.testing.assert_array_equal(batch["actions"], shown)
+        assert all(len(values) == 1 for values in by_episode.values())
+        hidden.append({episode for episode, values in by_episode.items() if values == {False}})
+    assert len(hidden[0]) == 3
+    assert hidden[0] == hidden[1]
+
+
+def test_plain_video_has_no_actions_and_no_rewards(source):
+    (batch,) = take(source("video"), 1)
+    assert set(batch) == {"frames", "is_first", "independent", "labelled"}
+    np.testing.assert_array_equal(batch["is_first"], origins(batch)[1] == 0)
+
+
+def test_features_of_other_names_and_composite_actions(source):
+    keys = {"frames": "video", "actions": "controls", "rewards": "score", "is_terminal": "done"}
+    batch = take(source("foreign", keys=keys, unlabelled_share=0.5, batch_size=12), 1)[0]
+    episode, frame = origins(batch)
+    values = np.where(batch["labelled"][:, None], episode * FRAMES + frame, 0)
+    np.testing.assert_array_equal(batch["actions"]["mouse"], values)
+    np.testing.assert_array_equal(batch["actions"]["keys"], np.stack([values % 2] * 3, -1))
+    np.testing.assert_array_equal(batch["rewards"], (episode * FRAMES + frame) / 2)
+    assert batch["rewards"].dtype == np.float32
+    assert "continues" in batch
+
+
+def test_a_full_cache_changes_nothing_but_the_time(source):
+    one_episode = FRAMES * (4 * 4 * 3 + 4 + 4 + 1 + 1)
+    half = source(cache_bytes=6 * one_episode, independent_share=0.3)
+    for a, b in zip(take(half, 8), take(source(cache=False, independent_share=0.3), 8), strict=True):
+        assert_same(a, b)
+    assert half._episodes.cached_bytes == 6 * one_episode
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"length": 21}, r"Episode \d+ of counting/even/1.0.0, split 'train' has 20 frames.*clips of 21.*length"),
+        ({"config": "uneven", "length": 15}, r"has (9|1[0-4]) frames, and clips of 15"),
+        ({"config": "shapes", "batch_size": 12}, r"do not fit into one batch.*\(4, 4, 3\).*\(5, 4, 3\)"),
+        ({"config": "shapes", "independent_share": 0.9}, "do not fit into one batch"),
+    ],
+)
+def test_episodes_that_do_not_fit_are_named(source, settings, message):
+    with pytest.raises(DataError, match=message):
+        take(source(**settings), 12)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"split": "trian"}, "Did you mean 'train'"),
+        ({"config": "evn"}, r"no config 'evn'. Did you mean 'even'.*Its configs: even, uneven"),
+        ({"config": "foreign"}, "no feature 'frames' for the frames.*Its features: video, controls, score, done"),
+        ({"keys": {"rewards": "reward"}}, "no feature 'reward' for the rewards. Did you mean 'rewards'"),
+        ({"keys": {"pictures": "frames"}}, "pictures, which no batch has; known: frames, actions"),
+        ({"keys": {"frames": "actions"}}, r"uint8 arrays \[T, H, W, C\]; 'actions'.*int32 \[20\]"),
+        ({"batch_size": 13, "num_epochs": 1}, "12 episodes: too few for one batch of 13"),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"independent_share": 1.0}, "independent_share must be a share"),
+        ({"start": "middle"}, "'any' or 'reset', not 'middle'"),
+        ({"short_batch_size": 8}, "without short_length"),
+        ({"short_length": 2, "long_every": 1}, "every batch is long"),
+    ],
+)
+def test_a_wrong_setting_is_told_with_what_would_be_right(source, settings, message):
+    with pytest.raises(DataError, match=message) as caught:
+        take(source(**settings), 1)
+    assert caught.value.user_error
