@@ -1,0 +1,1 @@
+"""One config file per task; every file has `PRESETS` and `get_config(preset)`."""

@@ -1,0 +1,1 @@
+"""The phases of the agent as tasks: objective, evaluators and pictures over the models."""

@@ -8,10 +8,10 @@ class DataIterator(Protocol):
     """Yields batches (nested dicts of numpy arrays) and knows its position."""
 
     def __next__(self) -> Mapping[str, Any]:
-        """The next batch; raises StopIteration where the source ends."""
+        """The next batch, in arrays that are never written to again; raises StopIteration where the source ends."""
 
     def get_state(self) -> dict[str, Any]:
-        """The position after the last batch that was handed out, as JSON-able data."""
+        """The position after the last batch that was handed out, as JSON-able data that later batches leave alone."""
 
     def set_state(self, state: Mapping[str, Any]) -> None:
         """Continues exactly after the position `state`."""

@@ -20,6 +20,10 @@ class DataError(UserError):
     """A data set cannot be found, prepared, read or continued."""
 
 
+class TrainingError(UserError):
+    """The training itself went wrong: it keeps producing values that are not finite."""
+
+
 def near_matches(given: str, known: Iterable[str], what: str = "Known") -> str:
     """Returns "Did you mean 'x'? Known: a, b, x." for a name that was not found."""
     known = sorted(known)

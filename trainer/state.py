@@ -46,9 +46,9 @@ def apply_gradients(
     Returns:
       The next state (step + 1 in either case) and the metrics `grad_norm` and `update_skipped`.
     """
-    grad_norm = optax.global_norm(grads)
+    grad_norm = optax.tree.norm(grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    finite = jnp.isfinite(grad_norm) & jnp.isfinite(optax.global_norm(updates))
+    finite = jnp.isfinite(grad_norm) & jnp.isfinite(optax.tree.norm(updates))
     params = optax.apply_updates(state.params, updates)
     ema = state.ema
     if ema is not None:

@@ -1,0 +1,66 @@
+"""Phase 2: the interactive dynamics on the bouncing square; trains the tokenizer first where it is missing."""
+
+from ml_collections import ConfigDict
+
+from configs import tokenizer
+from trainer.config import base_config
+
+PRESETS = tokenizer.PRESETS
+ACTIONS = {"direction": {"kind": "categorical", "size": 5}}
+
+
+def get_config(preset: str) -> ConfigDict:
+    """The config of a preset."""
+    config = base_config()
+    config.name = f"dynamics-{preset}"
+    config.upstream.tokenizer = {"run": f"logs/tokenizer-{preset}", "config": f"configs/tokenizer.py:{preset}"}
+    data = {"target": "datasets.pipeline:TfdsData", "name": tokenizer.DATASETS[preset], "data_dir": None}
+    config.eval_data = data | {
+        "split": "validation", "batch_size": 16, "length": 64, "start": "reset", "shuffle": False, "num_epochs": 1,
+    }  # fmt: skip
+    config.task = {"target": "tasks.dynamics:DynamicsTask"} | _task(preset)
+    config.data = data | {"split": "train", "start": "any"} | _data(preset)
+    config.optimizer.update(_optimizer(preset))
+    config.update(_schedule(preset))
+    return config
+
+
+def _task(preset: str) -> dict:
+    if preset == "reference":
+        transformer = {"width": 128, "layers": 8, "heads": 4, "time_every": 4, "window": 48}
+        model = {"packing": 2, "registers": 4, "max_steps": 8}
+    elif preset == "smoke":
+        transformer = {"width": 32, "layers": 2, "heads": 2, "time_every": 2, "window": 8}
+        model = {"packing": 2, "registers": 1, "max_steps": 8}
+    else:
+        transformer = {"width": 128, "layers": 4, "heads": 4, "time_every": 2, "window": 16}
+        model = {"packing": 2, "registers": 2, "max_steps": 8}
+    clips = 16 if preset == "smoke" else 64
+    return {
+        "model": model | {"actions": ACTIONS, "latent_scale": 1.5, "transformer": transformer},
+        "objective": {"bootstrap_share": 0.25, "clean_share": 0.25, "ramp": 0.9},
+        "sampler": {"steps": 4, "context_signal": 8},
+        "rollout": {"context": 32, "clips": clips},
+    }
+
+
+def _data(preset: str) -> dict:
+    if preset == "reference":
+        return {"batch_size": 64, "length": 64, "short_length": 32, "long_every": 2, "independent_share": 0.3}
+    if preset == "smoke":
+        return {"batch_size": 4, "length": 16, "short_length": 8, "independent_share": 0.25}
+    return {"batch_size": 16, "length": 16, "independent_share": 0.1}
+
+
+def _optimizer(preset: str) -> dict:
+    if preset == "reference":
+        return {"name": "adam", "learning_rate": 1e-4}
+    return {"name": "muon", "learning_rate": 0.01, "schedule": "cosine", "warmup_steps": 2 if preset == "smoke" else 50}
+
+
+def _schedule(preset: str) -> dict:
+    if preset == "reference":
+        return {"steps": 1_100_000, "log_every": 100, "eval_every": 20_000, "checkpoint_every": 5_000}
+    if preset == "smoke":
+        return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
+    return {"steps": 4_000, "log_every": 50, "eval_every": 1_000, "checkpoint_every": 250, "eval_batches": 2}

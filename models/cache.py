@@ -1,0 +1,49 @@
+"""The ring buffer of keys and values that lets time attention stream without end."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+
+class Cache(NamedTuple):
+    """Keys and values of the last C frames, one slot a frame; frame t lies in slot t mod C.
+
+    Keys are stored unrotated; RoPE is applied when they are read, relative to the frame that reads, so that positions
+    stay small however long the stream.
+
+    Attributes:
+      keys, values: one array [B, S, C, G, K] for every time layer.
+      length: frames written since the start, an int32 scalar.
+    """
+
+    keys: tuple[Float[Array, "B S C G K"], ...]
+    values: tuple[Float[Array, "B S C G K"], ...]
+    length: Int[Array, ""]
+
+    @property
+    def ages(self) -> Int[Array, " C"]:
+        """Of each slot: how many frames before the next one it was written; 0 where it is still empty."""
+        window = self.keys[0].shape[2]
+        age = (self.length - 1 - jnp.arange(window)) % window + 1
+        return jnp.where(age <= self.length, age, 0)
+
+
+def write(cache: Cache, keys: list[Array], values: list[Array]) -> Cache:
+    """Appends T frames: per time layer keys and values [B, S, T, G, K]."""
+    if not cache.keys:
+        return cache
+    window, frames = cache.keys[0].shape[2], keys[0].shape[2]
+    kept = min(window, frames)
+    slots = (cache.length + frames - kept + jnp.arange(kept)) % window
+
+    def put(ring: Array, new: Array) -> Array:
+        new = new[:, :, frames - kept :].astype(ring.dtype)
+        if kept == 1:
+            return jax.lax.dynamic_update_slice_in_dim(ring, new, slots[0], axis=2)
+        return ring.at[:, :, slots].set(new)
+
+    return Cache(
+        tuple(map(put, cache.keys, keys)), tuple(map(put, cache.values, values)), cache.length + jnp.int32(frames)
+    )

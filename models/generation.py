@@ -1,0 +1,111 @@
+"""Dreaming frame by frame: K denoising passes and one committing pass per frame, over a cache of the past.
+
+Dreamer 4, arXiv:2509.24527, §3.2.
+"""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from models.cache import Cache
+from models.dynamics import Dynamics
+from models.shortcut import corrupt, euler
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampler:
+    """How a frame is sampled.
+
+    Attributes:
+      steps: denoising steps per frame (K), a power of two up to the model's `max_steps`; d = 1 / K.
+      context_signal: level of past frames on the model's grid, as they are fed back: `max_steps` is clean, less is
+        noise of that level, given with its own label. [ours]; None for clean.
+    """
+
+    steps: int = 4
+    context_signal: int | None = None
+
+
+def commit(
+    model: Dynamics, cache: Cache, latents: Float[Array, "B T M Y"], actions: Any, labelled: Bool[Array, "B T"],
+    rng: jax.Array, sampler: Sampler,
+) -> tuple[Float[Array, "B T M Y"], Cache]:  # fmt: skip
+    """Writes finished frames into the cache, at the context level and with that label.
+
+    Returns:
+      The prediction of the pass, and the cache. Used once for the whole context and once per generated frame.
+    """
+    finest = model.config.max_steps
+    signal = finest if sampler.context_signal is None else sampler.context_signal
+    shape = latents.shape[:2]
+    if signal < finest:
+        latents = corrupt(latents, jax.random.normal(rng, latents.shape), jnp.full(shape, signal / finest))
+    levels = jnp.full(shape, signal), jnp.full(shape, finest.bit_length() - 1)
+    out, cache = model(latents, *levels, actions, labelled, cache=cache)
+    assert cache is not None
+    return out, cache
+
+
+def sample_frame(
+    model: Dynamics, cache: Cache, actions: Any, labelled: Bool[Array, "B 1"], noise: Float[Array, "B 1 M Y"],
+    sampler: Sampler,
+) -> Float[Array, "B 1 M Y"]:  # fmt: skip
+    """Denoises one frame in `sampler.steps` steps from τ = 0; the label of each pass is the level of its input."""
+    finest = model.config.max_steps
+    halvings = jnp.full(noise.shape[:2], sampler.steps.bit_length() - 1)
+
+    def denoise(k: Array, z: Array) -> Array:
+        signal = jnp.full(noise.shape[:2], k * (finest // sampler.steps))
+        predicted, _ = model(z, signal, halvings, actions, labelled, cache=cache)
+        return euler(z, predicted, k / sampler.steps, jnp.float32(1 / sampler.steps))
+
+    return jax.lax.fori_loop(0, sampler.steps, denoise, noise)
+
+
+def generate(
+    model: Dynamics, context: Float[Array, "B T M Y"], actions: Any, labelled: Bool[Array, "B F"], rng: jax.Array,
+    sampler: Sampler,
+) -> Float[Array, "B F M Y"]:  # fmt: skip
+    """Continues `context` (T frames, may be 0) to F frames under the given actions.
+
+    Args:
+      model: the dynamics.
+      context: packed, scaled latents.
+      actions: of all F frames, the context's included.
+      labelled: frames whose action is known.
+      rng: a key; generated frame t depends on it, t and the past alone, so prefixes agree.
+      sampler: how.
+
+    Returns:
+      The context followed by F - T generated frames.
+
+    Raises:
+      ValueError: `sampler` does not fit the model's grid of levels.
+    """
+    finest = model.config.max_steps
+    if sampler.steps < 1 or finest % sampler.steps:
+        raise ValueError(f"sampling steps must divide the model's max_steps={finest}, got {sampler.steps}")
+    if sampler.context_signal is not None and not 0 < sampler.context_signal <= finest:
+        raise ValueError(f"context_signal must be in 1 … {finest}, got {sampler.context_signal}")
+    batch, past = context.shape[:2]
+    frames = labelled.shape[1]
+    cache = model.transformer.init_cache(batch)
+    context_rng, frame_rng = jax.random.split(rng)
+    if past:
+        head = jax.tree.map(lambda a: a[:, :past], actions)
+        _, cache = commit(model, cache, context, head, labelled[:, :past], context_rng, sampler)
+
+    def step(cache: Cache, t: Array) -> tuple[Cache, Array]:
+        noise_rng, commit_rng = jax.random.split(jax.random.fold_in(frame_rng, t))
+        action = jax.tree.map(lambda a: jax.lax.dynamic_slice_in_dim(a, t, 1, axis=1), actions)
+        known = jax.lax.dynamic_slice_in_dim(labelled, t, 1, axis=1)
+        noise = jax.random.normal(noise_rng, (batch, 1, *context.shape[2:]))
+        z = sample_frame(model, cache, action, known, noise, sampler)
+        _, cache = commit(model, cache, z, action, known, commit_rng, sampler)
+        return cache, z[:, 0]
+
+    _, generated = jax.lax.scan(step, cache, jnp.arange(past, frames))
+    return jnp.concatenate([context, generated.swapaxes(0, 1)], axis=1)

@@ -1,0 +1,146 @@
+"""Shortcut forcing: the objective that trains the dynamics to denoise in few steps.
+
+Dreamer 4, arXiv:2509.24527, §3.2 (diffusion forcing arXiv:2407.01392, shortcut models arXiv:2410.12557). Levels are
+integers on the finest grid, τ = signal / K_max, and step sizes are d = 2^-halvings, so that the label given to the
+network is exactly the level of its input.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+# predict(noisy [R T M Y], signal [R T], halvings [R T], rows) → ẑ1 [R T M Y], for the batch's rows `rows`.
+Predict = Callable[[Array, Array, Array, slice], Array]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ShortcutConfig:
+    """Settings of the objective.
+
+    Attributes:
+      max_steps: K_max, a power of two.
+      bootstrap_share: share of a batch's rows whose frames take larger steps than the finest, by self-distillation.
+      clean_share: probability that a frame is given clean (τ = 1), as the past is in sampling. [ours]
+      ramp: weight of a frame is `ramp` τ + 1 - `ramp` (Dreamer 4: 0.9).
+    """
+
+    max_steps: int = 8
+    bootstrap_share: float = 0.25
+    clean_share: float = 0.25
+    ramp: float = 0.9
+
+
+class Levels(NamedTuple):
+    """Per frame: signal level τ = signal / max_steps and step size d = 2^-halvings."""
+
+    signal: Int[Array, "B T"]
+    halvings: Int[Array, "B T"]
+
+
+class ShortcutLoss(NamedTuple):
+    """Weighted squared errors per element, averaged over all frames of the batch.
+
+    Attributes:
+      flow: of frames at the finest step size, against the clean latents.
+      bootstrap: of frames at larger steps, against the self-distillation target.
+    """
+
+    flow: Float[Array, ""]
+    bootstrap: Float[Array, ""]
+
+
+def sample_levels(
+    rng: jax.Array, shape: tuple[int, int], config: ShortcutConfig, bootstrap: Bool[Array, "B 1"]
+) -> Levels:
+    """Draws d, then τ uniformly from {0, d, …, 1 - d}; frames drawn clean have τ = 1 and the finest d.
+
+    Frames of `bootstrap` rows take d ∈ {1, 1/2, …, 2 / max_steps}, the others d = 1 / max_steps.
+    """
+    step_rng, level_rng, clean_rng = jax.random.split(rng, 3)
+    finest = config.max_steps.bit_length() - 1
+    coarse = jax.random.randint(step_rng, shape, 0, max(finest, 1))
+    halvings = jnp.where(bootstrap, coarse, finest)
+    steps = 2**halvings
+    index = jnp.floor(jax.random.uniform(level_rng, shape) * steps).astype(jnp.int32)
+    signal = jnp.minimum(index, steps - 1) * (config.max_steps // steps)
+    clean = jax.random.bernoulli(clean_rng, config.clean_share, shape)
+    return Levels(jnp.where(clean, config.max_steps, signal), jnp.where(clean, finest, halvings))
+
+
+def corrupt(
+    clean: Float[Array, "B T M Y"], noise: Float[Array, "B T M Y"], level: Float[Array, "B T"]
+) -> Float[Array, "B T M Y"]:
+    """z̃ = (1 - τ) z0 + τ z1."""
+    level = level[..., None, None]
+    return (1 - level) * noise + level * clean
+
+
+def euler(noisy: Array, predicted: Array, level: Array, step: Array) -> Array:
+    """One step of size d along the predicted velocity: z + (ẑ1 - z) d / (1 - τ); τ and d broadcast to `noisy`."""
+    return noisy + (predicted - noisy) * (step / (1 - level))
+
+
+def bootstrap_target(predict: Predict, noisy: Array, levels: Levels, config: ShortcutConfig, rows: slice) -> Array:
+    """Where two half steps lead, as a clean-latent target: z̃ + (1-τ) sg(b' + b'')/2.
+
+    With x-prediction the paper's (1-τ)² ‖(ẑ1 - z̃)/(1-τ) - sg(b'+b'')/2‖² equals ‖ẑ1 - target‖². Frames that are clean
+    keep τ = 1, so their target is z̃ itself.
+    """
+    clean = levels.signal == config.max_steps
+    finest = config.max_steps.bit_length() - 1
+    level = levels.signal / config.max_steps
+    half = 0.5 ** (levels.halvings + 1.0)
+    halvings = jnp.where(clean, finest, levels.halvings + 1)
+    middle = levels.signal + jnp.where(clean, 0, config.max_steps // (2 * 2**levels.halvings))
+
+    def velocity(z: Array, signal: Array) -> Array:
+        remaining = jnp.where(clean, 1.0, 1 - signal / config.max_steps)[..., None, None]
+        b = (predict(z, signal, halvings, rows) - z) / remaining
+        return jnp.where(clean[..., None, None], 0.0, b)
+
+    first = velocity(noisy, levels.signal)
+    second = velocity(noisy + first * half[..., None, None], middle)
+    return jax.lax.stop_gradient(noisy + (1 - level)[..., None, None] * (first + second) / 2)
+
+
+def shortcut_loss(
+    predict: Predict, clean: Float[Array, "B T M Y"], rng: jax.Array, config: ShortcutConfig
+) -> ShortcutLoss:
+    """The shortcut-forcing loss; the first rows of the batch are its bootstrap rows.
+
+    Args:
+      predict: the network.
+      clean: packed, scaled latents z1; rows in random order.
+      rng: a key.
+      config: settings.
+
+    Returns:
+      The two terms; the objective is their sum.
+    """
+    batch, frames = clean.shape[:2]
+    level_rng, noise_rng = jax.random.split(rng)
+    finest = config.max_steps.bit_length() - 1
+    count = round(config.bootstrap_share * batch) if finest else 0
+    is_bootstrap = (jnp.arange(batch) < count)[:, None]
+    levels = sample_levels(level_rng, (batch, frames), config, is_bootstrap)
+    level = levels.signal / config.max_steps
+    noisy = corrupt(clean, jax.random.normal(noise_rng, clean.shape), level)
+    target = clean
+    if count:
+        rows = slice(0, count)
+        distilled = bootstrap_target(
+            predict, noisy[rows], Levels(levels.signal[rows], levels.halvings[rows]), config, rows
+        )
+        target = jnp.concatenate([distilled, clean[count:]])
+    predicted = predict(noisy, levels.signal, levels.halvings, slice(0, batch))
+    error = jnp.mean(jnp.square(predicted - target), axis=(-2, -1))
+    weight = jnp.where(levels.signal == config.max_steps, 0.0, config.ramp * level + 1 - config.ramp)
+    weighted = weight * error
+    return ShortcutLoss(
+        flow=jnp.mean(jnp.where(is_bootstrap, 0.0, weighted)),
+        bootstrap=jnp.mean(jnp.where(is_bootstrap, weighted, 0.0)),
+    )

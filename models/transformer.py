@@ -1,0 +1,201 @@
+"""The block-causal space-time transformer that the tokenizer and the dynamics share.
+
+Dreamer 4, arXiv:2509.24527, §3.3: pre-norm RMSNorm, RoPE, SwiGLU, QK-norm, soft-capped attention logits, grouped
+queries; attention is separate over space (the tokens of one frame) and, every n-th layer, over time (one token
+position, causal, over a window of frames).
+"""
+
+import dataclasses
+import functools
+
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float
+
+from models.attention import Attention, attend, rope
+from models.cache import Cache, write
+
+TIME_BASE = 10_000.0
+SPACE_BASE = 100.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransformerConfig:
+    """Sizes of a transformer.
+
+    Attributes:
+      width: model width D.
+      layers: attention layers, each followed by an MLP.
+      heads: query heads.
+      kv_heads: key-value heads, a divisor of `heads` (grouped-query attention); None for as many as `heads`.
+      mlp_ratio: hidden width of the SwiGLU over `width`.
+      time_every: every n-th layer attends over time, the others over space.
+      window: frames that time attention sees, the current one included (C).
+      soft_cap: bound on attention logits; None for none.
+      dtype: of activations and matrix products; parameters stay float32.
+    """
+
+    width: int = 128
+    layers: int = 8
+    heads: int = 4
+    kv_heads: int | None = None
+    mlp_ratio: float = 4.0
+    time_every: int = 4
+    window: int = 32
+    soft_cap: float | None = 50.0
+    dtype: str = "float32"
+
+    def __post_init__(self):
+        kv_heads = self.kv_heads or self.heads
+        if self.width % self.heads or self.heads % kv_heads:
+            raise ValueError(
+                f"width must be a multiple of heads and heads of kv_heads, got width={self.width}, "
+                f"heads={self.heads}, kv_heads={kv_heads}"
+            )
+        if self.width // self.heads % 4:
+            raise ValueError(f"width / heads must be a multiple of 4 for RoPE, got {self.width} / {self.heads}")
+        if self.window < 1 or self.time_every < 1 or self.layers < 1:
+            raise ValueError(f"window, time_every and layers must be at least 1, got {self}")
+
+    @property
+    def head_dim(self) -> int:
+        """Channels per head."""
+        return self.width // self.heads
+
+    def is_time(self, layer: int) -> bool:
+        """Whether layer `layer` (from 0) attends over time."""
+        return (layer + 1) % self.time_every == 0
+
+
+class SwiGLU(nnx.Module):
+    """Gated MLP (arXiv:2002.05202)."""
+
+    def __init__(self, width: int, hidden: int, *, out_scale: float, dtype: jnp.dtype, rngs: nnx.Rngs):
+        linear = functools.partial(nnx.Linear, use_bias=False, dtype=dtype, rngs=rngs)
+        init = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
+        out_init = nnx.initializers.variance_scaling(out_scale**2, "fan_in", "truncated_normal")
+        self.gate = linear(width, hidden, kernel_init=init)
+        self.up = linear(width, hidden, kernel_init=init)
+        self.down = linear(hidden, width, kernel_init=out_init)
+
+    def __call__(self, x: Float[Array, "*lead D"]) -> Float[Array, "*lead D"]:
+        """Applies the MLP to every token."""
+        tokens = x.reshape(-1, x.shape[-1])  # one large matrix: XLA's gradient of a 4-D product is 3 × slower on CPUs
+        return self.down(nnx.silu(self.gate(tokens)) * self.up(tokens)).reshape(x.shape)
+
+
+class Block(nnx.Module):
+    """A pre-norm attention layer, over space or over time, and its MLP."""
+
+    def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
+        dtype = jnp.dtype(config.dtype)
+        out_scale = (2 * config.layers) ** -0.5  # keeps the residual stream's scale independent of depth
+        self.attention_norm = nnx.RMSNorm(config.width, dtype=dtype, rngs=rngs)
+        self.attention = Attention(
+            config.width, heads=config.heads, kv_heads=config.kv_heads or config.heads, head_dim=config.head_dim,
+            soft_cap=config.soft_cap, out_scale=out_scale, dtype=dtype, rngs=rngs,
+        )  # fmt: skip
+        self.mlp_norm = nnx.RMSNorm(config.width, dtype=dtype, rngs=rngs)
+        hidden = max(8, round(config.width * config.mlp_ratio / 8) * 8)
+        self.mlp = SwiGLU(config.width, hidden, out_scale=out_scale, dtype=dtype, rngs=rngs)
+
+    def space(self, x: Float[Array, "B T S D"], coordinates: Array, routing: Array | None) -> Float[Array, "B T S D"]:
+        """Attention among the tokens of each frame; `routing[i, j]`: token i may see token j."""
+        q, k, v = self.attention.project(self.attention_norm(x))
+        q, k = rope(q, coordinates, SPACE_BASE), rope(k, coordinates, SPACE_BASE)
+        x = x + self.attention.merge(attend(q, k, v, routing, self.attention.soft_cap))
+        return x + self.mlp(self.mlp_norm(x))
+
+    def time(
+        self, x: Float[Array, "B S T D"], past: tuple[Array, Array] | None, positions: Array, mask: Array
+    ) -> tuple[Float[Array, "B S T D"], Array, Array]:
+        """Attention of each token position over the frames; `past` keys and values go before the new ones.
+
+        Returns:
+          The new tokens, and the keys (unrotated) and values of the new frames.
+        """
+        q, new_k, new_v = self.attention.project(self.attention_norm(x))
+        k, v = new_k, new_v
+        if past is not None:
+            k, v = jnp.concatenate([past[0], k], axis=2), jnp.concatenate([past[1], v], axis=2)
+        q, k = rope(q, positions[-x.shape[2] :], TIME_BASE), rope(k, positions, TIME_BASE)
+        x = x + self.attention.merge(attend(q, k, v, mask, self.attention.soft_cap))
+        return x + self.mlp(self.mlp_norm(x)), new_k, new_v
+
+
+class SpaceTimeTransformer(nnx.Module):
+    """Blocks over tokens [B, T, S, D], and a final norm.
+
+    Args:
+      config: sizes.
+      coordinates: a place in the plane for each of the S tokens, for RoPE in space attention.
+      routing: who may see whom within a frame, [S, S] (row: the token that looks); None when everybody sees everybody.
+    """
+
+    def __init__(
+        self, config: TransformerConfig, *, coordinates: np.ndarray, routing: np.ndarray | None, rngs: nnx.Rngs
+    ):
+        self.config = config
+        self.tokens = len(coordinates)
+        # Tuples, because nnx takes arrays in attributes for state; both are constants of the architecture.
+        self._coordinates = tuple(map(tuple, np.asarray(coordinates, np.float32).tolist()))
+        self._routing = None if routing is None or routing.all() else tuple(map(tuple, routing.tolist()))
+        self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
+        self.norm = nnx.RMSNorm(config.width, dtype=jnp.dtype(config.dtype), rngs=rngs)
+
+    def init_cache(self, batch: int) -> Cache:
+        """An empty cache for `batch` streams."""
+        config = self.config
+        shape = (batch, self.tokens, config.window, config.kv_heads or config.heads, config.head_dim)
+        layers = sum(map(config.is_time, range(config.layers)))
+        keys = tuple(jnp.zeros(shape, config.dtype) for _ in range(layers))
+        return Cache(keys, tuple(map(jnp.zeros_like, keys)), jnp.int32(0))
+
+    def __call__(
+        self,
+        x: Float[Array, "B T S D"],
+        *,
+        independent: Bool[Array, " B"] | None = None,
+        cache: Cache | None = None,
+    ) -> tuple[Float[Array, "B T S D"], Cache | None]:
+        """Applies the transformer to T new frames.
+
+        Args:
+          x: tokens.
+          independent: rows whose frames are unrelated: time attention sees the frame itself alone.
+          cache: what came before; None at a start.
+
+        Returns:
+          The normalised outputs, and the cache with the new frames written (None without a cache). A caller that does
+          not commit to these frames (a denoising pass) drops it.
+        """
+        frames = x.shape[1]
+        routing = None if self._routing is None else jnp.asarray(self._routing)
+        coordinates = jnp.asarray(self._coordinates)
+        positions, mask = _time_mask(frames, self.config.window, None if cache is None else cache.ages)
+        if independent is not None:
+            mask = mask & (~independent[:, None, None] | jnp.eye(frames, dtype=bool))
+            mask = mask[:, None]  # [B, 1 (S), Q, L]
+        keys, values = [], []
+        for layer, block in enumerate(self.blocks):
+            if self.config.is_time(layer):
+                past = None if cache is None else (cache.keys[len(keys)], cache.values[len(keys)])
+                y, k, v = block.time(x.swapaxes(1, 2), past, positions, mask)
+                x = y.swapaxes(1, 2)
+                keys.append(k)
+                values.append(v)
+            else:
+                x = block.space(x, coordinates, routing)
+        return self.norm(x), None if cache is None else write(cache, keys, values)
+
+
+def _time_mask(frames: int, window: int, ages: Array | None) -> tuple[Array, Array]:
+    """Positions [L, 1] of the keys (cached slots, then new frames; 0 is the first new frame) and the mask [Q, L]."""
+    new = jnp.arange(frames)
+    positions, valid = new, jnp.ones(frames, bool)
+    if ages is not None:
+        positions, valid = jnp.concatenate([-ages, new]), jnp.concatenate([ages > 0, valid])
+    distance = new[:, None] - positions[None, :]
+    mask = valid & (distance >= 0) & (distance < window)
+    return positions[:, None].astype(jnp.float32), mask

@@ -1,0 +1,219 @@
+import logging
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toy import Counter, Regression, StopAt, bits, make_trainer
+
+from trainer.checkpoints import Checkpoints, finished, read_params
+from trainer.errors import CheckpointError, DataError
+from trainer.sharding import make_mesh, replicated
+from trainer.state import TrainState
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("trained")
+    make_trainer(workdir, steps=6, checkpoint_every=2).fit()
+    return workdir
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    """A run with checkpoints at 2, 4 and 6 that a test may damage."""
+    shutil.copytree(trained, tmp_path / "run")
+    return tmp_path / "run"
+
+
+def a_state(params, extra=None, ema=None, dtype=None):
+    zero = jnp.zeros((), jnp.int32)
+    return TrainState(zero, params, optax.adam(0.1).init(params), ema, extra or {}, jax.random.key(5), zero + 1)
+
+
+def target_of(state):
+    whole = replicated(make_mesh())
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=whole), state)
+
+
+def save(folder, state, step=1, **meta):
+    checkpoints = Checkpoints(folder)
+    checkpoints.save(step, state, {"n": step}, {"steps": 10, "complete": False, **meta})
+    checkpoints.close()
+
+
+def files_of(run, step):
+    return sorted(path for path in (run / "checkpoints" / str(step)).rglob("*") if path.is_file())
+
+
+def test_every_kind_of_leaf_comes_back_bit_for_bit(tmp_path):
+    params = {
+        "a.b": jnp.asarray([1.5, np.nan, -0.0], jnp.bfloat16),
+        "a": {"b": jnp.asarray(3, jnp.int8), "c/d é": jnp.asarray([True, False])},
+        "list": [jnp.ones(2), (jnp.zeros((0, 3)), jnp.full((2,), 7, jnp.uint32))],
+    }
+    extra = {"key": jax.random.key(1), "keys": jax.random.split(jax.random.key(2, impl="rbg"), 3)}
+    state = a_state(params, extra)
+    save(tmp_path, state)
+    restored = Checkpoints(tmp_path).restore(target_of(state))
+    assert bits(restored.state) == bits(state)
+    assert jax.tree.structure(restored.state) == jax.tree.structure(state)
+    assert [x.dtype for x in jax.tree.leaves(restored.state)] == [x.dtype for x in jax.tree.leaves(state)]
+    assert restored.meta["data_position"] == {"n": 1}
+
+
+def test_what_is_saved_is_the_state_at_that_moment(tmp_path):
+    overwrite = jax.jit(lambda x: x * 0 - 1, donate_argnums=0)
+    state = a_state({"w": jnp.ones((2000, 1000))})
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, state, {}, {})
+    for _ in range(3):
+        state = state._replace(params={"w": overwrite(state.params["w"])})
+    checkpoints.close()
+    assert (read_params(tmp_path).params["w"] == 1).all()
+
+
+@pytest.mark.parametrize("damage", ["truncate", "empty", "delete", "flip"])
+def test_any_damaged_file_means_a_warning_and_the_checkpoint_before(run, caplog, damage):
+    target = make_trainer(run).program.state
+    for path in files_of(run, 6):
+        data = path.read_bytes()
+        if damage == "truncate":
+            path.write_bytes(data[:-1])
+        elif damage == "empty":
+            path.write_bytes(b"")
+        elif damage == "flip":
+            path.write_bytes(bytes([data[0] ^ 1]) + data[1:])
+        else:
+            path.unlink()
+        caplog.clear()
+        restored = Checkpoints(run).restore(target)
+        assert restored.meta["step"] == 4, path
+        assert len(caplog.records) == 1
+        assert str(run / "checkpoints" / "6") in caplog.text
+        assert read_params(run).step == 4
+        path.write_bytes(data)
+    assert Checkpoints(run).restore(target).meta["step"] == 6
+
+
+def test_a_run_goes_on_from_before_the_damage_and_replaces_it(run, trained, caplog):
+    files_of(run, 6)[0].unlink()
+    result = make_trainer(run, steps=6, checkpoint_every=2, keep_checkpoints=1).fit()
+    assert result.step == 6
+    assert "damaged" in caplog.text
+    assert Checkpoints(run).steps() == [6]
+    target = make_trainer(run).program.state
+    assert bits(Checkpoints(run).restore(target).state) == bits(Checkpoints(trained).restore(target).state)
+
+
+def test_a_damaged_newer_one_never_pushes_out_the_good_one(run):
+    files_of(run, 6)[0].unlink()
+    make_trainer(run, steps=6, checkpoint_every=0, keep_checkpoints=1, callbacks=[StopAt(step=5)]).fit()
+    assert Checkpoints(run).steps() == [5]
+
+
+def test_nothing_usable_is_an_error_and_no_fresh_start(run):
+    for step in (2, 4, 6):
+        (run / "checkpoints" / str(step) / "meta.json").write_text("")
+    with pytest.raises(CheckpointError, match="None of the checkpoints"):
+        make_trainer(run).fit()
+    with pytest.raises(CheckpointError, match="None of the checkpoints"):
+        read_params(run)
+    assert finished(run) is None
+
+
+def test_another_shape_is_refused_with_path_stored_and_wanted(run):
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError) as caught:
+        make_trainer(run, task=Regression(width=5)).fit()
+    assert "params/layer/w: stored float32[3, 3], wanted float32[3, 5]" in str(caught.value)
+    assert "opt_state/0/mu/layer/b/0: stored float32[3], wanted float32[5]" in str(caught.value)
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+
+
+def test_another_dtype_missing_and_extra_parameters_are_refused(tmp_path):
+    save(tmp_path, a_state({"same": jnp.ones(2), "kind": jnp.ones(2), "old": jnp.ones(1)}))
+    target = target_of(a_state({"same": jnp.ones(2), "kind": jnp.ones(2, jnp.bfloat16), "new": jnp.ones(3)}))
+    with pytest.raises(CheckpointError) as caught:
+        Checkpoints(tmp_path).restore(target)
+    message = str(caught.value)
+    assert "params/kind: stored float32[2], wanted bfloat16[2]" in message
+    assert "params/new: stored (absent), wanted float32[3]" in message
+    assert "params/old: stored float32[1], wanted (absent)" in message
+    assert "same" not in message
+
+
+def test_switching_the_moving_average_on_or_off_is_refused(run):
+    with pytest.raises(CheckpointError, match=r"ema/layer/w: stored float32\[3, 3\], wanted \(absent\)"):
+        make_trainer(run, ema_decay=None).fit()
+
+
+def test_other_data_are_refused_with_the_difference(run):
+    with pytest.raises(DataError) as caught:
+        make_trainer(run, data=Counter(batch=16)).fit()
+    assert "shape: stored [8, 3], wanted [16, 3]" in str(caught.value)
+    assert "name" not in str(caught.value)
+    # Evaluation does not depend on where training stands in its data.
+    assert "eval/loss" in make_trainer(run, data=Counter(batch=16)).evaluate()
+
+
+def test_read_params_gives_the_moving_average_and_needs_nothing_else(run):
+    target = make_trainer(run).program.state
+    state = Checkpoints(run).restore(target).state
+    read = read_params(run)
+    assert read.step == 6
+    assert bits(read.params) == bits(state.ema) != bits(state.params)
+    assert jax.tree.structure(read.params) == jax.tree.structure(state.params)
+    assert read.meta["complete"] is True
+    assert read_params(run, step=4).step == 4
+    assert bits(read_params(run, target=target.params).params) == bits(state.ema)
+
+
+def test_read_params_refuses_what_does_not_fit_or_is_not_there(run, tmp_path):
+    with pytest.raises(CheckpointError, match="ema/other: stored"):
+        read_params(run, target={"other": jnp.ones(1)})
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 5.*\[2, 4, 6\]"):
+        read_params(run, step=5)
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        read_params(tmp_path / "nowhere")
+
+
+def test_keys_of_dicts_keep_their_type(tmp_path):
+    params = {"layers": {0: {"w": jnp.zeros(1)}, 10: {"w": jnp.ones(1)}, 2: {"w": jnp.full(1, 2.0)}}}
+    save(tmp_path, a_state(params))
+    read = read_params(tmp_path).params
+    assert {key: float(layer["w"][0]) for key, layer in read["layers"].items()} == {0: 0.0, 2: 2.0, 10: 1.0}
+
+
+def test_only_the_newest_are_kept(trained, tmp_path):
+    make_trainer(tmp_path, steps=6, checkpoint_every=1, keep_checkpoints=2).fit()
+    assert Checkpoints(tmp_path).steps() == [5, 6]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["5", "6"]
+
+
+def test_what_a_killed_save_left_is_no_checkpoint_and_goes_away(run):
+    shutil.copytree(run / "checkpoints" / "6", run / "checkpoints" / "tmp-8")
+    assert Checkpoints(run).steps() == [2, 4, 6]
+    make_trainer(run, steps=7).fit()
+    assert not list((run / "checkpoints").glob("tmp-*"))
+
+
+def test_a_save_that_fails_is_reported_at_the_next(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    (tmp_path / "checkpoints").write_text("a file where the folder should be")
+    checkpoints.save(1, a_state({"w": jnp.ones(1)}), {}, {})
+    with pytest.raises(CheckpointError, match="could not be saved"):
+        checkpoints.wait()
+    with pytest.raises(CheckpointError, match="JSON-able"):
+        checkpoints.save(1, a_state({"w": jnp.ones(1)}), {"position": object()}, {})
+    checkpoints.close()
+
+
+def test_orbax_is_quiet(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    logging.getLogger("absl").setLevel(logging.INFO)
+    save(tmp_path, a_state({"w": jnp.ones(1)}))
+    read_params(tmp_path)
+    assert [record.message for record in caplog.records if "orbax" in record.pathname] == []

@@ -1,0 +1,106 @@
+"""A task, data and further parts, small enough for tests of everything around training."""
+
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from trainer.callbacks import Callback
+from trainer.task import Evaluation, Evaluator, LossOutput, Task
+
+
+class Line(Task):
+    """Fits y = x w; with an upstream run it fits what that run leaves over."""
+
+    def __init__(self, width: int = 4, scale: float = 1.0, nested: dict | None = None):
+        if width < 1:
+            raise ValueError(f"width = {width} must be at least 1")
+        self.width, self.scale, self.nested = width, scale, nested or {}
+
+    def setup(self, upstream, example):
+        self.example = example
+        self.upstream = dict(upstream)
+
+    def frozen(self):
+        return {name: run.params for name, run in self.upstream.items()}
+
+    def init_params(self, rng, batch):
+        return {"w": jax.random.normal(rng, (batch["x"].shape[-1], self.width))}
+
+    def loss(self, params, frozen, batch, *, rng, step, extra, train):
+        w = params["w"] + sum(f["w"] for f in frozen.values())
+        loss = jnp.mean((batch["x"] @ w - self.scale) ** 2)
+        return LossOutput(loss, {"bias": jnp.mean(batch["x"] @ w) - self.scale}, extra)
+
+
+class Numbers:
+    """Random rows, made from the seed and the position alone."""
+
+    def __init__(self, batch_size: int = 8, width: int = 3, log: str = ""):
+        self.batch_size, self.width, self.log = batch_size, width, log
+
+    def prepare(self):
+        if self.log:
+            with Path(self.log).open("a") as f:
+                f.write("prepared\n")
+
+    def iterator(self, *, seed, process_index=0, process_count=1):
+        return _Rows(seed, self.batch_size, self.width)
+
+    def fingerprint(self):
+        return {"batch_size": self.batch_size, "width": self.width}
+
+
+class _Rows:
+    def __init__(self, seed, batch_size, width):
+        self.seed, self.shape, self.position = seed, (batch_size, width), 0
+
+    def __next__(self):
+        self.position += 1
+        return {"x": np.random.default_rng([self.seed, self.position]).normal(size=self.shape).astype(np.float32)}
+
+    def get_state(self):
+        return {"position": self.position}
+
+    def set_state(self, state):
+        self.position = state["position"]
+
+
+class Absent(Numbers):
+    """Data that is not there."""
+
+    def prepare(self):
+        error = RuntimeError("no such data set 'absent'; build it with `make data`.")
+        error.user_error = True
+        raise error
+
+
+class StopAt(Callback):
+    """Asks for a resumable stop at a step, once: a file remembers it."""
+
+    def __init__(self, step: int, marker: str):
+        super().__init__()
+        self.step, self.marker = step, Path(marker)
+
+    def on_step_end(self, run, metrics):
+        if run.step == self.step and not self.marker.exists():
+            self.marker.touch()
+            run.request_stop("the test says so", resumable=True)
+
+
+class Constant(Evaluator):
+    """Reports a number."""
+
+    def __init__(self, value: float, task: Task | None = None):
+        self.value, self.task = value, task
+
+    def evaluate(self, **_):
+        return Evaluation(scalars={"constant/value": self.value, "constant/width": self.task.width})
+
+
+class NoPlugin:
+    """Has none of the methods that anything needs."""
+
+
+not_callable = 3

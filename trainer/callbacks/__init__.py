@@ -1,0 +1,10 @@
+"""What may be hung into the loop; one file each."""
+
+from trainer.callbacks.base import Callback, Callbacks, Run
+from trainer.callbacks.early_stopping import EarlyStopping
+from trainer.callbacks.non_finite_guard import NonFiniteGuard
+from trainer.callbacks.progress import Progress
+from trainer.callbacks.summary import Summary
+from trainer.callbacks.time_limit import TimeLimit
+
+__all__ = ["Callback", "Callbacks", "EarlyStopping", "NonFiniteGuard", "Progress", "Run", "Summary", "TimeLimit"]

@@ -1,0 +1,67 @@
+"""Fails a run that keeps producing updates that are not finite."""
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from trainer.callbacks.base import Callback, Run
+from trainer.errors import TrainingError
+
+
+@dataclasses.dataclass(kw_only=True)
+class NonFiniteGuard(Callback):
+    """Raises after `windows` log windows in a row in which most updates were skipped.
+
+    A single update that is not finite is skipped and counted (`train/update_skipped`) and does no harm. For a task
+    whose own `train_step` counts no skipped updates, a `train/loss` that is not finite counts in its place.
+
+    Attributes:
+      windows: bad log windows in a row until the run fails.
+      max_skipped: share of skipped updates above which a window is bad.
+    """
+
+    order: int = -100
+    windows: int = 3
+    max_skipped: float = 0.5
+
+    def __post_init__(self) -> None:
+        self._bad = 0
+        self._good_checkpoint: int | None = None
+
+    def on_log(self, run: Run, scalars: dict[str, float]) -> None:
+        """Counts bad windows.
+
+        Raises:
+          TrainingError: there were too many.
+        """
+        skipped = scalars.get("train/update_skipped")
+        if skipped is None:
+            skipped = 0.0 if math.isfinite(scalars.get("train/loss", 0.0)) else 1.0
+        self._bad = self._bad + 1 if skipped > self.max_skipped else 0
+        if self._bad >= self.windows:
+            good = self._good_checkpoint
+            where = "there is none" if good is None else f"step {good} in {run.workdir / 'checkpoints'}"
+            raise TrainingError(
+                f"At step {run.step}, {skipped:.0%} of the updates since the last log line were not finite, for the "
+                f"{self._bad}th time in a row (loss {scalars.get('train/loss')}). None of them was applied. "
+                f"Last checkpoint from before: {where}. Lower the learning rate, clip gradients or look at the data."
+            )
+
+    def on_checkpoint(self, run: Run, step: int) -> None:
+        """Remembers the last checkpoint before the trouble."""
+        if not self._bad:
+            self._good_checkpoint = step
+
+    def state(self) -> dict[str, Any]:
+        """Bad windows so far and the last good checkpoint."""
+        return {"bad": self._bad, "good_checkpoint": self._good_checkpoint}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Continues to count."""
+        self._bad, self._good_checkpoint = state["bad"], state["good_checkpoint"]
+
+    def on_fit_start(self, run: Run) -> None:
+        """A checkpoint that was saved in good times is itself a good one."""
+        if not self._bad and run.saved is not None:
+            self._good_checkpoint = run.saved

@@ -1,0 +1,194 @@
+"""The command line: `python -m trainer --config=configs/NAME.py[:PRESET] …`."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from trainer import run_folder
+from trainer.config import SCHEMA, check_complete, complete, config_files, load_config
+from trainer.config_json import to_json
+from trainer.errors import UserError, near_matches
+from trainer.overrides import override
+
+MODES = {
+    "fit": "train, or continue training",
+    "eval": "evaluate the last checkpoint",
+    "dry_run": "build everything and report sizes, without training",
+    "print_config": "print the config with all overrides as JSON",
+    "list": "print every plugin and config there is",
+}
+_FLAGS = ("config", "workdir", "mode", "debug", "help")
+_USAGE = 2
+_INTERRUPTED = 130
+
+_HELP = """\
+Trains, evaluates and inspects a run that a config describes.
+
+usage: python -m trainer --config=CONFIG [--config.KEY=VALUE …] [--workdir=DIR] [--mode=MODE] [--debug]
+
+  --config=CONFIG       configs/NAME.py, configs/NAME.py:PRESET or RUN/config.json
+  --config.KEY=VALUE    changes a field, as in --config.optimizer.learning_rate=1e-3
+  --workdir=DIR         the run folder (default: ROOT/NAME of the config)
+  --mode=MODE           {modes}
+  --debug               show tracebacks
+
+examples:
+  python -m trainer --config={example}
+  python -m trainer --config={example} --config.seed=1 --config.name=second
+  python -m trainer --config={example} --mode=print_config
+  python -m trainer --config={example} --config.callbacks.t.target=time_limit --config.callbacks.t.seconds=60
+  python -m trainer --config=logs/NAME/config.json --mode=eval
+
+A run is a folder; the same command continues it. Exit codes: 0 done, 1 error, 2 wrong usage, 75 stopped early and to
+be started again, 130 interrupted.
+
+configs: {configs}
+
+fields:
+{fields}"""
+
+
+class UsageError(UserError):
+    """The command line itself is wrong."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns its exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    try:
+        return _main(arguments)
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as e:
+        if debug or not (isinstance(e, UserError) or getattr(e, "user_error", False)):
+            raise
+        print(f"error: {e}", file=sys.stderr)
+        return _USAGE if isinstance(e, UsageError) else 1
+
+
+def _main(arguments: Sequence[str]) -> int:
+    flags, overrides = _parse(arguments)
+    if "help" in flags:
+        print(_help())
+        return 0
+    mode = flags.get("mode", "fit")
+    if mode not in MODES:
+        raise UsageError(f"no mode {mode!r}. {near_matches(mode, MODES, 'Modes')}")
+    if mode == "list":
+        print(_list())
+        return 0
+    if not flags.get("config"):
+        raise UsageError(
+            f"give a config, as in --config=configs/NAME.py:PRESET. {near_matches('', config_files(), 'Configs')} "
+            "--help says more."
+        )
+    source = flags["config"]
+    config = load_config(source)
+    workdir = flags.get("workdir")
+    if (
+        workdir is None
+        and os.path.basename(source) == run_folder.CONFIG
+        and not {"name", "root"} & dict(overrides).keys()
+    ):
+        workdir = os.path.dirname(source) or "."
+    for key, text in overrides:
+        override(config, key, text)
+    config = complete(config, "the command line")
+    if mode == "print_config":
+        print(json.dumps(to_json(config), indent=2, ensure_ascii=False))
+        return 0
+    check_complete(config)
+    _quiet()
+    from trainer import experiment
+    from trainer.stopping import EXIT_RESUMABLE
+
+    result = experiment.run(config, workdir=workdir, mode=mode)
+    if mode == "dry_run":
+        print(json.dumps(result, indent=2, ensure_ascii=False))
+    if mode == "fit" and result.stopped is not None and result.stopped.resumable:
+        return EXIT_RESUMABLE
+    return 0
+
+
+def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, str]]]:
+    """Splits the command line into flags and (key, text) overrides; values follow `=` or stand alone after the flag."""
+    flags: dict[str, str] = {}
+    overrides: list[tuple[str, str]] = []
+    rest = list(arguments)
+    while rest:
+        word = rest.pop(0)
+        if word in ("-h", "--help", "--debug"):
+            flags["help" if word != "--debug" else "debug"] = "true"
+            continue
+        if not word.startswith("--"):
+            raise UsageError(f"unexpected argument {word!r}: every setting is a flag, as in --config=configs/NAME.py.")
+        name, equals, value = word[2:].partition("=")
+        if not name.startswith("config.") and name not in _FLAGS:
+            known = [f"--{flag}" for flag in (*_FLAGS, "config.KEY")]
+            hint = f" A field of the config is set by --config.{name}=…" if name.split(".")[0] in SCHEMA else ""
+            raise UsageError(f"unknown flag --{name}. {near_matches(f'--{name}', known, 'Flags')}{hint}")
+        if not equals:
+            if not rest or rest[0].startswith("--"):
+                raise UsageError(f"--{name} needs a value, as in --{name}=VALUE.")
+            value = rest.pop(0)
+        if name.startswith("config."):
+            overrides.append((name.removeprefix("config."), value))
+        elif name in flags:
+            raise UsageError(f"--{name} is given twice.")
+        else:
+            flags[name] = value
+    return flags, overrides
+
+
+def _help() -> str:
+    configs = config_files()
+    modes = [f"{name}: {what}" for name, what in MODES.items()]
+    return _HELP.format(
+        modes=("\n" + " " * 24).join(modes),
+        example=configs[0] if configs else "configs/NAME.py",
+        configs=", ".join(configs) or "(none found)",
+        fields="\n".join(_fields(SCHEMA, "")),
+    )
+
+
+def _fields(schema: Mapping[str, tuple[Any, str]], prefix: str) -> list[str]:
+    lines = []
+    for name, (default, doc) in schema.items():
+        key = prefix + name
+        nested = isinstance(default, Mapping) and any(isinstance(v, tuple) for v in default.values())
+        value = "" if isinstance(default, Mapping) else f" [{json.dumps(default)}]"
+        lines.append(f"  {key:<28}{doc}{value}")
+        if nested:
+            lines += _fields(default, f"{key}.")
+    return lines
+
+
+def _list() -> str:
+    from trainer import plugins
+
+    blocks = []
+    for group in plugins.GROUPS:
+        names = plugins.available(group)
+        width = max((len(name) for name in names), default=0)
+        lines = [f"  {name:<{width}}  {plugins.describe(names[name])}" for name in sorted(names)]
+        blocks.append("\n".join([f"{group} (trainer.{group}):", *(lines or ["  (none)"])]))
+    blocks.append("\n".join(["configs:", *(f"  {name}" for name in config_files() or ["(none)"])]))
+    return "\n\n".join(blocks) + "\n\nOr give module:Class as a target."
+
+
+def _quiet() -> None:
+    """Keeps libraries from logging at start-up what no user can act on."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    for name in ("absl", "jax", "orbax", "grain"):
+        logging.getLogger(name).setLevel(logging.WARNING)

@@ -1,0 +1,81 @@
+"""A config as JSON data, what it differs in from another, and its hash."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from trainer.errors import ConfigError
+
+# Fields that cannot change what a run computes or writes.
+NEUTRAL = ("name", "root", "upstream_autotrain", "compilation_cache")
+
+
+def to_json(config: ConfigDict) -> dict[str, Any]:
+    """The config as JSON data: tuples become lists.
+
+    Raises:
+      ConfigError: a value is no number, text, truth value, None, tuple or group, or a number is not finite.
+    """
+    return _jsonable(config, "")
+
+
+def _jsonable(value: Any, key: str) -> Any:
+    if isinstance(value, ConfigDict | Mapping):
+        return {str(k): _jsonable(v, f"{key}.{k}" if key else str(k)) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_jsonable(v, f"{key}[{i}]") for i, v in enumerate(value)]
+    if value is None or isinstance(value, bool | str | int):
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    raise ConfigError(
+        f"config.{key} = {value!r} cannot be stored: expected a finite number, a text, true or false, none, a tuple "
+        "or a group of fields."
+    )
+
+
+def from_json(data: Mapping[str, Any]) -> ConfigDict:
+    """The config that `to_json` wrote: lists become tuples."""
+    return ConfigDict({k: _from_json(v) for k, v in data.items()})
+
+
+def _from_json(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _from_json(v) for k, v in value.items()}
+    return tuple(_from_json(v) for v in value) if isinstance(value, list) else value
+
+
+def diff(stored: ConfigDict, given: ConfigDict, ignore: Sequence[str] = ()) -> list[str]:
+    """The fields that differ, as lines `key: stored → given`; those below `ignore` do not count."""
+    a, b = _flat(to_json(stored)), _flat(to_json(given))
+    lines = []
+    for key in sorted(a.keys() | b.keys()):
+        if any(key == name or key.startswith(f"{name}.") for name in ignore):
+            continue
+        if key not in a or key not in b or a[key] != b[key] or isinstance(a[key], bool) != isinstance(b[key], bool):
+            lines.append(f"{key}: {_show(a, key)} → {_show(b, key)}")
+    return lines
+
+
+def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for key, value in data.items():
+        if isinstance(value, Mapping):
+            out |= _flat(value, f"{prefix}{key}.")
+        else:
+            out[f"{prefix}{key}"] = value
+    return out
+
+
+def _show(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key], ensure_ascii=False) if key in flat else "(absent)"
+
+
+def config_hash(config: ConfigDict) -> str:
+    """Twelve hexadecimal digits that change with every field that can change the run."""
+    data = {k: v for k, v in to_json(config).items() if k not in NEUTRAL}
+    return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]

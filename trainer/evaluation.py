@@ -1,0 +1,105 @@
+"""Evaluations: what is due at a step, run the same way in training and afterwards."""
+
+import itertools
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import jax
+
+from trainer.errors import ConfigError, DataError
+from trainer.feed import HeldOut
+from trainer.metrics import StepMetrics, add_up
+from trainer.state import PyTree, TrainState
+from trainer.task import Evaluation, Evaluator
+
+
+class HeldOutMetrics(Evaluator):
+    """The task's `eval_step`, averaged over the first held-out batches as `eval/…`.
+
+    Args:
+      eval_step: the task's, compiled.
+      batches: how many batches.
+    """
+
+    def __init__(self, eval_step: Callable[..., StepMetrics], batches: int) -> None:
+        self._eval_step, self._batches = eval_step, batches
+
+    def evaluate(
+        self, *, params: PyTree, frozen: Any, extra: PyTree, rng: jax.Array, batches: Any, step: int
+    ) -> Evaluation:
+        """Averages over batches; a metric that only some batches have, over those."""
+        done = [
+            self._eval_step(params, frozen, batch, jax.random.fold_in(rng, i), step, extra)
+            for i, batch in enumerate(itertools.islice(batches, self._batches))
+        ]
+        if not done:
+            raise DataError("The held-out data has no batch to evaluate on.")
+        sums: dict[str, float] = {}
+        counts: dict[str, int] = {}
+        for metrics in jax.device_get(done):
+            add_up(sums, counts, zip(metrics.names, metrics.values.tolist(), strict=True))
+        return Evaluation({f"eval/{name}": total / counts[name] for name, total in sums.items()})
+
+
+class Evaluations:
+    """All evaluators of a run, with their intervals.
+
+    Args:
+      evaluators: by name.
+      every: the interval of those that have none of their own; 0 for the last step alone.
+      seed: of the keys; an evaluator has the same key at every step.
+    """
+
+    def __init__(self, evaluators: Mapping[str, Evaluator], every: int, seed: int) -> None:
+        self._evaluators = dict(evaluators)
+        self._every = every
+        self._seed = seed
+
+    def due(self, step: int, last: bool) -> list[str]:
+        """Names of those to run at `step`."""
+        return [name for name, e in self._evaluators.items() if last or is_due(step, self._interval(e))]
+
+    def run(self, names: Collection[str], state: TrainState, frozen: Any, batches: HeldOut, step: int) -> Evaluation:
+        """Runs evaluators and merges what they return.
+
+        Raises:
+          ConfigError: two of them return a scalar, image or video of the same name.
+        """
+        merged = Evaluation({}, {}, {})
+        for name in names:
+            key = jax.random.fold_in(jax.random.key(self._seed), zlib.crc32(name.encode()))
+            try:
+                result = self._evaluators[name].evaluate(
+                    params=state.eval_params, frozen=frozen, extra=state.extra, rng=key, batches=batches, step=step
+                )
+            except Exception as error:
+                error.add_note(f"raised in the evaluator {name!r} at step {step}")
+                raise
+            for into, new in zip(merged, result, strict=True):
+                if twice := into.keys() & new.keys():
+                    raise ConfigError(f"The evaluator {name!r} returns {sorted(twice)}, which another one returns too.")
+                into.update(new)  # type: ignore[attr-defined]
+        return merged._replace(scalars={k: float(v) for k, v in merged.scalars.items()})
+
+    def _interval(self, evaluator: Evaluator) -> int:
+        return self._every if evaluator.every is None else evaluator.every
+
+
+def merge_evaluators(*groups: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
+    """One mapping of all.
+
+    Raises:
+      ConfigError: a name is used twice.
+    """
+    merged: dict[str, Evaluator] = {}
+    for group in groups:
+        if twice := merged.keys() & group.keys():
+            raise ConfigError(f"Evaluators {sorted(twice)} are given twice, by the task and by the config: rename one.")
+        merged.update(group)
+    return merged
+
+
+def is_due(step: int, every: int) -> bool:
+    """Whether `step` is a multiple of `every`; never for 0."""
+    return every > 0 and step % every == 0

@@ -1,0 +1,217 @@
+"""From a config to a run: builds every part, trains what it builds on first, and hands all to `Trainer`."""
+
+import contextlib
+import platform
+import sys
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import PartitionSpec
+from ml_collections import ConfigDict
+
+from trainer import plugins, run_folder, upstream
+from trainer.config import check_complete
+from trainer.config_json import to_json
+from trainer.data import DataSource
+from trainer.errors import UserError
+from trainer.feed import peek
+from trainer.lock import lock_folder
+from trainer.optimizers import build_optimizer
+from trainer.task import Batch, Task, Upstream
+from trainer.trainer import FitResult, Trainer
+
+
+def run(config: ConfigDict, workdir: str | Path | None = None, mode: str = "fit") -> Any:
+    """Runs a config.
+
+    ::
+
+      result = run(load_config("configs/tokenizer.py:cpu"))
+
+    Args:
+      config: a whole config, see `trainer.config.base_config`.
+      workdir: the run folder; None for ROOT/NAME.
+      mode: `fit`, `eval` or `dry_run`.
+
+    Returns:
+      What `Trainer.fit`, `Trainer.evaluate` or `Trainer.dry_run` returned. A `fit` that was stopped while it trained an
+      upstream run returns that run's result.
+
+    Raises:
+      UserError: something in the config, the data or the run folder cannot work; nothing was overwritten.
+    """
+    check_complete(config)
+    folder = run_folder.locate(config, workdir)
+    _use_compilation_cache(config.compilation_cache)
+    check_parts(config)
+    if mode == "dry_run":
+        return _dry_run(config, folder)
+    started = run_folder.check(folder, config, run_folder.MEASURING if mode == "eval" else ())
+    if mode == "eval" and not started:
+        raise UserError(f"there is nothing to evaluate in {folder}: train the run first, with --mode=fit.")
+    phases = upstream.plan(config, folder)
+    for phase in phases:
+        if phase.note:
+            _say(phase.note)
+    missing = [phase for phase in phases if phase.status != "finished"]
+    if missing and (mode == "eval" or not config.upstream_autotrain):
+        phase = missing[0]
+        raise UserError(
+            f"upstream {phase.name!r}: the run in {phase.folder} is {phase.status}. Train it first:\n  {phase.command}"
+        )
+    for phase in missing:
+        check_parts(phase.config)
+    if missing:
+        _data(config)  # what is wrong with it should not show only after hours of upstream training
+    for phase in missing:
+        verb = "training it first" if phase.status == "missing" else "continuing it first"
+        _say(f"upstream {phase.name!r}: the run in {phase.folder} is {phase.status}; {verb} ({phase.source}).")
+        result = _fit(phase.config, phase.folder)
+        if result.stopped is not None and result.stopped.resumable:
+            return result
+    return _fit(config, folder) if mode == "fit" else _evaluate(config, folder)
+
+
+def check_parts(config: ConfigDict) -> None:
+    """Raises ConfigError where a part does not exist or does not take its arguments; opens no data and no files."""
+    plugins.build(config.task, "tasks")
+    build_optimizer(config.optimizer, config.steps)
+    plugins.check(config.data, "data")
+    if config.eval_data:
+        plugins.check(config.eval_data, "data")
+    for group in ("evaluators", "callbacks", "writers"):
+        for name, entry in config[group].items():
+            plugins.check(entry, group, name, **_offered(group, entry, Path(), None, None))
+
+
+def _offered(group: str, entry: Any, folder: Path, task: Task | None, schedule: Any) -> dict[str, Any]:
+    """What a part gets without a setting of its own, where its signature names it."""
+    if group == "evaluators":
+        return {"task": task}
+    if group == "callbacks":
+        return {"workdir": folder, "schedule": schedule}
+    own = folder / "media" if entry.target == "media" else folder
+    return {"workdir": folder, "logdir": folder, "folder": own, "path": folder / "metrics.jsonl"}
+
+
+def _parts(config: ConfigDict, group: str, folder: Path, task: Task, schedule: Any = None) -> dict[str, Any]:
+    return {
+        name: plugins.build(entry, group, name, **_offered(group, entry, folder, task, schedule))
+        for name, entry in config[group].items()
+    }
+
+
+def _fit(config: ConfigDict, folder: Path) -> FitResult:
+    data, eval_data = _data(config)
+    loaded = upstream.load(config)
+    provenance = upstream.provenance(loaded)
+    trainer = _trainer(config, folder, data, eval_data, loaded, provenance)
+    example = trainer.program.example  # sets the task up, so that what is wrong with it leaves no trace
+    with _only_process(folder):
+        if run_folder.check(folder, config) and run_folder.has_results(folder):
+            upstream.verify(folder, loaded)
+        elif jax.process_index() == 0:
+            run_folder.store(folder, config, provenance)
+            run_folder.write_example(folder, example)
+        return trainer.fit()
+
+
+def _evaluate(config: ConfigDict, folder: Path) -> dict[str, float]:
+    data, eval_data = _data(config)
+    loaded = upstream.load(config)
+    upstream.verify(folder, loaded)
+    return _trainer(config, folder, data, eval_data, loaded, upstream.provenance(loaded)).evaluate()
+
+
+def _dry_run(config: ConfigDict, folder: Path) -> dict[str, Any]:
+    phases = upstream.plan(config, folder)
+    data, eval_data = _data(config)
+
+    def example(phase: upstream.Phase) -> Batch:
+        if (phase.folder / run_folder.EXAMPLE).exists():
+            return run_folder.read_example(phase.folder)
+        source = plugins.build(phase.config.data, "data")
+        source.prepare()
+        return peek(source, phase.config.seed)
+
+    loaded = upstream.stand_ins(config, phases, example)
+    return _trainer(config, folder, data, eval_data, loaded, {}).dry_run()
+
+
+def _trainer(
+    config: ConfigDict, folder: Path, data: DataSource, eval_data: DataSource | None, loaded: Mapping[str, Upstream],
+    provenance: Mapping[str, Any],
+) -> Trainer:  # fmt: skip
+    task = plugins.build(config.task, "tasks")
+    optimizer, schedule = build_optimizer(config.optimizer, config.steps)
+    first = jax.process_index() == 0
+    return Trainer(
+        task=task,
+        data=data,
+        eval_data=eval_data,
+        workdir=folder,
+        steps=config.steps,
+        seed=config.seed,
+        optimizer=optimizer,
+        ema_decay=config.ema_decay or None,
+        log_every=config.log_every,
+        eval_every=config.eval_every,
+        checkpoint_every=config.checkpoint_every,
+        eval_batches=config.eval_batches,
+        keep_checkpoints=config.keep_checkpoints,
+        evaluators=_parts(config, "evaluators", folder, task),
+        callbacks=list(_parts(config, "callbacks", folder, task, schedule).values()),
+        writers=list(_parts(config, "writers", folder, task).values()) if first else [],
+        config=to_json(config),
+        provenance=provenance,
+        upstream=loaded,
+        mesh_shape=config.mesh_shape or None,
+        sharding_rules=[(regex, PartitionSpec(*axes)) for regex, axes in config.sharding_rules],
+    )
+
+
+def _only_process(folder: Path) -> contextlib.AbstractContextManager[None]:
+    """Holds the folder's lock; of several hosts that train together, the first one holds it for all."""
+    if jax.process_index() != 0:
+        return contextlib.nullcontext()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        raise UserError(f"cannot create the run folder {folder}: {e.strerror}. Give another --workdir=DIR.") from e
+    return lock_folder(folder)
+
+
+def _data(config: ConfigDict) -> tuple[DataSource, DataSource | None]:
+    """The training and held-out data, prepared."""
+    data = plugins.build(config.data, "data")
+    eval_data = plugins.build(config.eval_data, "data") if config.eval_data else None
+    for source in (data, eval_data):
+        if source is not None:
+            source.prepare()
+    return data, eval_data
+
+
+def _use_compilation_cache(setting: str) -> None:
+    """Keeps compiled programs on disk, in a folder for each kind of processor: code for another one crashes."""
+    if not setting:
+        return
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        processor = "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+    except OSError:
+        processor = platform.processor()
+    folder = Path(setting).expanduser() / f"{platform.machine()}-{zlib.crc32(processor.encode()):08x}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as e:
+        _say(f"compilation_cache = {setting!r} cannot be used ({e.strerror}); everything is compiled anew.")
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

@@ -1,0 +1,103 @@
+"""Batches on their way to the device: one ahead of the loop, with the position of the last one that was used."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from trainer.data import DataIterator, DataSource
+from trainer.errors import DataError
+from trainer.task import Batch
+
+Put = Callable[[Batch], Batch]
+
+
+class Fed(NamedTuple):
+    """A batch that is on the device.
+
+    Attributes:
+      batch: arrays on the device.
+      position: the data position after it.
+    """
+
+    batch: Batch
+    position: Mapping[str, Any]
+
+
+class Feed:
+    """Hands out batches and puts the next one on the device ahead of time.
+
+    Attributes:
+      position: the data position after the last batch that `take` returned, whatever has been read ahead.
+    """
+
+    def __init__(self, iterator: DataIterator, put: Put) -> None:
+        self._iterator = iterator
+        self._put = put
+        self._next: Fed | None = None
+        self.position: Mapping[str, Any] = iterator.get_state()
+
+    def take(self) -> Fed | None:
+        """The next batch, or None where the data ends."""
+        self.read_ahead()
+        fed, self._next = self._next, None
+        if fed is not None:
+            self.position = fed.position
+        return fed
+
+    def read_ahead(self) -> None:
+        """Reads the next batch and starts its transfer, unless that was done."""
+        if self._next is None:
+            try:
+                host = next(self._iterator)
+            except StopIteration:
+                return
+            self._next = Fed(self._put(host), self._iterator.get_state())
+
+
+class HeldOut:
+    """Held-out batches on the device; every iteration starts at the first one again."""
+
+    def __init__(self, source: DataSource | None, seed: int, put: Put) -> None:
+        self._source, self._seed, self._put = source, seed, put
+
+    def __iter__(self) -> Iterator[Batch]:
+        if self._source is not None:
+            iterator = open_iterator(self._source, self._seed)
+            while (batch := next(iterator, None)) is not None:
+                yield self._put(batch)
+
+
+def open_iterator(source: DataSource, seed: int) -> DataIterator:
+    """A fresh iterator over this process's share."""
+    return source.iterator(seed=seed, process_index=jax.process_index(), process_count=jax.process_count())
+
+
+def peek(source: DataSource, seed: int) -> Batch:
+    """Shapes and dtypes of the first batch, read with an iterator of its own.
+
+    Raises:
+      DataError: there is none.
+    """
+    try:
+        batch = next(open_iterator(source, seed))
+    except StopIteration:
+        raise DataError(f"The training data has no batch: {json.dumps(source.fingerprint())}.") from None
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.canonicalize_dtype(x.dtype)), batch)
+
+
+def signature(batch: Batch) -> tuple[Any, ...]:
+    """What decides whether jit has to compile again."""
+    leaves, treedef = jax.tree.flatten(batch)
+    return treedef, *((x.shape, x.dtype) for x in leaves)
+
+
+def differences(stored: Any, wanted: Any, name: str = "") -> list[str]:
+    """Lines "name: stored …, wanted …" for every place where two JSON values differ."""
+    if isinstance(stored, dict) and isinstance(wanted, dict):
+        keys = sorted(stored.keys() | wanted.keys())
+        parts = [(stored.get(k, "(absent)"), wanted.get(k, "(absent)"), f"{name}.{k}" if name else k) for k in keys]
+        return [line for part in parts for line in differences(*part)]
+    return [] if stored == wanted else [f"{name or 'value'}: stored {stored!r}, wanted {wanted!r}"]

@@ -1,0 +1,68 @@
+"""Whether the files of a checkpoint are what was written: sizes and checksums beside them."""
+
+import json
+import os
+import zlib
+from pathlib import Path
+from typing import Any
+
+_NAME = "manifest.json"
+
+
+class DamagedError(Exception):
+    """A checkpoint cannot be read; the message says which file or array."""
+
+
+def write_manifest(folder: Path) -> None:
+    """Writes size and checksum of every file below `folder`, and brings all of them to the disk."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    manifest = {str(path.relative_to(folder)): [path.stat().st_size, _checksum(path)] for path in files}
+    path = folder / _NAME
+    path.write_text(json.dumps(manifest), encoding="utf-8")
+    for entry in [*files, path, *(p for p in folder.rglob("*") if p.is_dir()), folder]:
+        sync(entry)
+
+
+def verify_manifest(folder: Path) -> None:
+    """Compares every file with what was written.
+
+    Raises:
+      DamagedError: the first difference.
+    """
+    for name, (size, checksum) in read_json(folder / _NAME).items():
+        path = folder / name
+        if not path.is_file():
+            raise DamagedError(f"{name} is missing")
+        if path.stat().st_size != size:
+            raise DamagedError(f"{name} has {path.stat().st_size} bytes, {size} were written")
+        if _checksum(path) != checksum:
+            raise DamagedError(f"{name} has another checksum than when it was written")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+      DamagedError: the file is missing or no JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DamagedError(f"{path.name}: {error}") from error
+
+
+def sync(path: Path) -> None:
+    """Brings a file or a folder's entries to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _checksum(path: Path) -> int:
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value

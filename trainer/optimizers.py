@@ -1,0 +1,164 @@
+"""Optimisers and learning-rate schedules from a config."""
+
+import inspect
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from trainer import plugins
+from trainer.errors import ConfigError, near_matches
+from trainer.sharding import path_name
+from trainer.state import PyTree
+
+Schedule = Callable[[Any], jax.Array]
+
+SCHEDULES = ("constant", "cosine", "linear", "wsd")
+
+
+def build_optimizer(config: Mapping[str, Any], steps: int) -> tuple[optax.GradientTransformation, Schedule]:
+    """The optimiser that `config.optimizer` describes.
+
+    `muon` orthogonalises the updates of matrices and leaves all other parameters, and those whose path
+    ("encoder/embed/kernel") matches a regular expression in `muon_exclude`, to Adam; its updates are scaled to Adam's
+    size (`consistent_rms` 0.2), so that one learning rate fits both. Weight decay falls on parameters of two or more
+    dimensions only.
+
+    Args:
+      config: the fields of `optimizer`, see `trainer.config.SCHEMA`.
+      steps: the length of the run.
+
+    Returns:
+      The transformation, and the learning rate as a function of the step.
+
+    Raises:
+      ConfigError: an unknown name or argument, or lengths that do not fit into the run.
+    """
+    schedule = build_schedule(config, steps)
+    name, options = config["name"], dict(config["options"])
+    builders: dict[str, Callable[..., optax.GradientTransformation]] = {
+        "adam": optax.adam,
+        "adamw": optax.adamw,
+        "sgd": optax.sgd,
+        "muon": _muon,
+    }
+    if name in builders:
+        make = builders[name]
+    elif ":" in name:
+        make = plugins.load(name, f"optimizer {name!r}")
+    else:
+        raise ConfigError(f"no optimizer {name!r}. {near_matches(name, builders)} Or give module:function.")
+    known = set(inspect.signature(make).parameters)
+    if name == "muon":
+        known |= _MUON_OPTIONS
+    elif "learning_rate" not in known:
+        raise ConfigError(f"optimizer {name!r} has no argument 'learning_rate'; it must take a schedule by that name.")
+    for key in options:
+        if key not in known or key == "learning_rate":
+            taken = known - {"learning_rate", "options"}
+            raise ConfigError(f"optimizer {name!r} takes no option {key!r}. {near_matches(key, taken, 'Options')}")
+    arguments: dict[str, Any] = {}
+    for key, default in (("b1", 0.9), ("b2", 0.999), ("eps", 1e-8), ("weight_decay", 0.0), ("muon_exclude", ())):
+        if key in known:
+            arguments[key] = config[key]
+        elif config[key] != default:
+            raise ConfigError(
+                f"optimizer.{key} = {config[key]!r}, but {name!r} has no such setting. "
+                + ("Use adamw." if key == "weight_decay" and name == "adam" else f"Leave it at {default!r}.")
+            )
+    if config["weight_decay"] and "mask" in known:
+        arguments["mask"] = _is_matrix
+    tx = make(learning_rate=schedule, **{**arguments, **options})
+    clip_norm = config["clip_norm"]
+    if clip_norm < 0:
+        raise ConfigError(f"optimizer.clip_norm = {clip_norm}: expected 0 (off) or more.")
+    return (optax.chain(optax.clip_by_global_norm(clip_norm), tx) if clip_norm else tx), schedule
+
+
+def build_schedule(config: Mapping[str, Any], steps: int) -> Schedule:
+    """The learning rate of step 0, 1, …: linear warm-up, then the shape that `schedule` names.
+
+    Args:
+      config: the fields of `optimizer`.
+      steps: the length of the run.
+    """
+    peak, shape, warmup, decay = (config[k] for k in ("learning_rate", "schedule", "warmup_steps", "decay_steps"))
+    if shape not in SCHEDULES:
+        raise ConfigError(f"no schedule {shape!r}. {near_matches(shape, SCHEDULES, 'Schedules')}")
+    if peak <= 0 or warmup < 0 or decay < 0:
+        raise ConfigError(
+            f"optimizer: learning_rate = {peak} must be above 0; warmup_steps = {warmup} and decay_steps = {decay} "
+            "must not be negative."
+        )
+    if shape == "constant" and decay:
+        raise ConfigError(f"optimizer.decay_steps = {decay}, but a constant schedule does not decay; set it to 0.")
+    if warmup + decay > steps:
+        raise ConfigError(
+            f"optimizer.warmup_steps + decay_steps = {warmup} + {decay} does not fit into steps = {steps}; "
+            f"shorten them, as in --config.optimizer.warmup_steps={steps // 10}."
+        )
+    if shape == "wsd":
+        decay = decay or min(steps - warmup, max(1, steps // 5))
+    elif shape != "constant":
+        decay = decay or steps - warmup
+    start = steps - decay if shape == "wsd" else warmup
+
+    def learning_rate(step: Any) -> jax.Array:
+        step = jnp.asarray(step, jnp.float32)
+        scale = jnp.minimum(1.0, (step + 1) / warmup) if warmup else jnp.float32(1.0)
+        if shape != "constant":
+            done = jnp.clip((step - start) / max(decay, 1), 0.0, 1.0)
+            left = (1 + jnp.cos(jnp.pi * done)) / 2 if shape == "cosine" else 1 - done
+            scale = scale * (config["final_scale"] + (1 - config["final_scale"]) * left)
+        return peak * scale
+
+    return learning_rate
+
+
+_MUON_OPTIONS = {"ns_coeffs", "ns_steps", "beta", "nesterov", "adaptive", "preconditioning", "consistent_rms"}
+
+
+def _muon(
+    learning_rate: Schedule, b1: float, b2: float, eps: float, weight_decay: float, muon_exclude: tuple[str, ...],
+    **options: Any,
+) -> optax.GradientTransformation:  # fmt: skip
+    try:
+        patterns = [re.compile(pattern) for pattern in muon_exclude]
+    except re.error as e:
+        raise ConfigError(f"optimizer.muon_exclude: {e.pattern!r} is no regular expression ({e.msg}).") from e
+
+    def dimensions(params: PyTree) -> PyTree:
+        def of(path: Any, leaf: Any) -> optax.contrib.MuonDimensionNumbers | None:
+            excluded = any(p.search(path_name(path)) for p in patterns)
+            return optax.contrib.MuonDimensionNumbers() if leaf.ndim == 2 and not excluded else None
+
+        return jax.tree_util.tree_map_with_path(of, params)
+
+    tx = optax.contrib.muon(
+        learning_rate,
+        eps=eps,
+        weight_decay=weight_decay,
+        adam_b1=b1,
+        adam_b2=b2,
+        muon_weight_dimension_numbers=dimensions,
+        **{"consistent_rms": 0.2, **options},
+    )
+
+    def init(params: PyTree) -> optax.OptState:
+        paths = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+        for pattern in patterns:
+            if not any(pattern.search(path) for path in paths):
+                raise ConfigError(
+                    f"optimizer.muon_exclude: {pattern.pattern!r} matches no parameter. "
+                    f"{near_matches(pattern.pattern, paths, 'Parameters')}"
+                )
+        return tx.init(params)
+
+    return optax.GradientTransformation(init, tx.update)
+
+
+def _is_matrix(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda leaf: leaf.ndim >= 2, params)

@@ -1,0 +1,212 @@
+"""Finds and builds the parts that a config names: tasks, data, callbacks, writers, evaluators."""
+
+import ast
+import difflib
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from trainer.errors import ConfigError, near_matches
+
+GROUPS = ("tasks", "data", "callbacks", "writers", "evaluators")
+# Names that need no entry point.
+BUILTIN: Mapping[str, Mapping[str, str]] = {
+    "callbacks": {
+        "early_stopping": "trainer.callbacks.early_stopping:EarlyStopping",
+        "non_finite_guard": "trainer.callbacks.non_finite_guard:NonFiniteGuard",
+        "progress": "trainer.callbacks.progress:Progress",
+        "summary": "trainer.callbacks.summary:Summary",
+        "time_limit": "trainer.callbacks.time_limit:TimeLimit",
+    },
+    "writers": {
+        "console": "trainer.writers.console:ConsoleWriter",
+        "jsonl": "trainer.writers.jsonl:JsonlWriter",
+        "media": "trainer.writers.media:MediaWriter",
+        "tensorboard": "trainer.writers.tensorboard:TensorBoardWriter",
+    },
+}
+# The methods by which a plugin is recognised; it need not inherit from anything but where a base class is named.
+_METHODS: Mapping[str, tuple[str, ...]] = {
+    "data": ("prepare", "iterator", "fingerprint"),
+    "writers": (
+        "write_scalars", "write_images", "write_videos", "write_texts", "write_hparams", "flush", "close",
+    ),
+    "evaluators": ("evaluate",),
+}  # fmt: skip
+_BASES: Mapping[str, tuple[str, str]] = {
+    "tasks": ("trainer.task", "Task"),
+    "callbacks": ("trainer.callbacks", "Callback"),
+}
+
+
+def available(group: str) -> dict[str, str]:
+    """The names of a group and where each is defined (`module:Class`), without loading any."""
+    entry_points = {e.name: e.value for e in importlib.metadata.entry_points(group=f"trainer.{group}")}
+    return {**entry_points, **BUILTIN.get(group, {})}
+
+
+def describe(target: str) -> str:
+    """The first line of the docstring of `module:Class`, read from its source without importing it."""
+    module_name, _, name = target.partition(":")
+    top, *rest = module_name.split(".")
+    try:
+        # Only the top package is looked up: finding `a.b` would import `a`.
+        top_spec = importlib.util.find_spec(top)
+        if top_spec is None:
+            return f"(there is no package {top!r})"
+        path = Path(top_spec.origin or "").parent.joinpath(*rest) if rest else Path(top_spec.origin or "")
+        path = next((p for p in (path.with_suffix(".py"), path / "__init__.py", path) if p.is_file()), path)
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
+                return (ast.get_docstring(node) or "(not described)").splitlines()[0]
+    except (ImportError, OSError, SyntaxError, ValueError):
+        pass
+    return "(not described)"
+
+
+def resolve(target: str, group: str) -> Callable[..., Any]:
+    """The class or function that `target` names.
+
+    Args:
+      target: a name that `available` lists, or `module:Class`.
+      group: one of `GROUPS`.
+
+    Raises:
+      ConfigError: no such name, or the plugin cannot be imported.
+    """
+    names = available(group)
+    if not isinstance(target, str) or not target:
+        raise ConfigError(f"{group}: target = {target!r}; expected a name or module:Class. {near_matches('', names)}")
+    location = target if ":" in target else names.get(target)
+    if location is None:
+        raise ConfigError(
+            f"no plugin {target!r} in trainer.{group}. {near_matches(target, names)} Or give module:Class."
+        )
+    return load(location, f"{group} plugin {target!r}")
+
+
+def load(location: str, what: str) -> Callable[..., Any]:
+    """Imports `module:name`; `what` names it in messages."""
+    module_name, _, name = location.partition(":")
+    if not module_name or not name:
+        raise ConfigError(f"{what}: expected module:name, as in mypackage.mymodule:MyClass.")
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as e:
+        _check_shadowed(module_name, what)
+        error = " ".join(str(e).split())
+        missing = (
+            isinstance(e, ModuleNotFoundError) and e.name is not None and f"{module_name}.".startswith(f"{e.name}.")
+        )
+        if missing:
+            raise ConfigError(f"{what}: there is no module {e.name!r} (looked for {module_name!r}).") from e  # type: ignore[attr-defined]
+        raise ConfigError(f"{what} cannot be imported: {module_name}: {type(e).__name__}: {error}") from e
+    value: Any = module
+    for part in name.split("."):
+        if not hasattr(value, part):
+            _check_shadowed(module_name, what)
+            here = [n for n, v in vars(value).items() if callable(v) and not n.startswith("_")]
+            own = [n for n in here if getattr(vars(value)[n], "__module__", None) == module_name]
+            names = own or difflib.get_close_matches(part, here, n=5, cutoff=0.5)
+            raise ConfigError(f"{what}: {module_name} has no {part!r}. {near_matches(part, names, 'There')}")
+        value = getattr(value, part)
+    if not callable(value):
+        raise ConfigError(f"{what}: {location} is {type(value).__name__}, not a class or function.")
+    return value
+
+
+def _check_shadowed(module_name: str, what: str) -> None:
+    """Says what to do where another distribution's `datasets` (or `models` …) hides ours."""
+    top, home = module_name.split(".")[0], Path(__file__).resolve().parent.parent
+    if not (home / top / "__init__.py").is_file():
+        return
+    module_spec = importlib.util.find_spec(top)
+    origin = module_spec.origin if module_spec else None
+    if origin and Path(origin).resolve().parent != home / top:
+        raise ConfigError(
+            f"{what}: the package {top!r} at {Path(origin).parent}, of another distribution, hides the one at "
+            f"{home / top}. Run from {home} (cd {home} && python -m trainer …), or install into an environment of its "
+            f"own without the other package."
+        )
+
+
+def check(
+    spec: Mapping[str, Any], group: str, name: str = "", **offered: Any
+) -> tuple[Callable[..., Any], dict[str, Any]]:
+    """Resolves `spec.target` and checks the other fields against its signature, without calling it.
+
+    Args:
+      spec: `target` and keyword arguments.
+      group: one of `GROUPS`.
+      name: the entry's name in the config, for messages.
+      **offered: arguments that are passed where the signature names them and the config does not give them.
+
+    Returns:
+      The class or function, and its keyword arguments.
+    """
+    arguments = _plain(spec)
+    target = arguments.pop("target", "")
+    plugin = resolve(target, group)
+    what = f"{group}{f'.{name}' if name else ''} ({target})"
+    try:
+        parameters = inspect.signature(plugin).parameters
+    except (TypeError, ValueError):
+        return plugin, arguments
+    named = {n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    takes_any = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    for key in arguments:
+        if key not in named and not takes_any:
+            raise ConfigError(
+                f"{what} takes no argument {key!r}. {near_matches(key, named - set(offered), 'Arguments')}"
+            )
+    arguments |= {key: value for key, value in offered.items() if key in named and key not in arguments}
+    missing = [n for n in parameters if n in named and parameters[n].default is inspect.Parameter.empty]
+    missing = [n for n in missing if n not in arguments]
+    if missing:
+        raise ConfigError(
+            f"{what} needs {', '.join(repr(m) for m in missing)}: give it in the config. "
+            f"{near_matches('', named - set(offered), 'Arguments')}"
+        )
+    return plugin, arguments
+
+
+def build(spec: Mapping[str, Any], group: str, name: str = "", **offered: Any) -> Any:
+    """Builds what `spec` names and checks that it is a plugin of `group`; see `check`.
+
+    Raises:
+      ConfigError: an unknown name or argument, a failing import or constructor argument, an object of another kind.
+    """
+    plugin, arguments = check(spec, group, name, **offered)
+    what = f"{group}{f'.{name}' if name else ''} ({spec['target']})"
+    try:
+        built = plugin(**arguments)
+    except ValueError as e:
+        raise ConfigError(f"{what}: {e}") from e
+    if group in _BASES:
+        module_name, base_name = _BASES[group]
+        base = getattr(importlib.import_module(module_name), base_name)
+        if not isinstance(built, base):
+            raise ConfigError(
+                f"{what} is a {type(built).__name__}, which does not inherit from {module_name}.{base_name}."
+            )
+    missing = [m for m in _METHODS.get(group, ()) if not callable(getattr(built, m, None))]
+    if missing:
+        raise ConfigError(
+            f"{what} is a {type(built).__name__} without {', '.join(missing)}, which a plugin of trainer.{group} needs."
+        )
+    return built
+
+
+def _plain(value: Any) -> Any:
+    """Groups as dicts, at every depth."""
+    if isinstance(value, ConfigDict | Mapping):
+        return {k: _plain(v) for k, v in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_plain(v) for v in value)
+    return value

@@ -1,0 +1,93 @@
+"""`Program`: the compiled functions and placed arrays that a task becomes on a mesh of devices."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from trainer import sharding
+from trainer.metrics import StepMetrics
+from trainer.state import PyTree, TrainState
+from trainer.task import Batch, Task
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """What the loop calls.
+
+    Attributes:
+      mesh: the devices.
+      state: shapes, dtypes and shardings of the training state.
+      example: shapes and dtypes of a batch.
+      frozen: upstream parameters on the devices.
+      init: key → state.
+      step: (state, frozen, batch) → (state, metrics); the state is donated. jit compiles once per shape of batch.
+      eval_step: (params, frozen, batch, key, step, extra) → metrics.
+    """
+
+    mesh: jax.sharding.Mesh
+    state: TrainState
+    example: Batch
+    frozen: Mapping[str, PyTree]
+    init: Callable[[jax.Array], TrainState]
+    step: Any
+    eval_step: Callable[..., StepMetrics]
+
+
+def build(
+    task: Task, optimizer: optax.GradientTransformation, example: Batch, *, mesh: jax.sharding.Mesh,
+    rules: tuple[sharding.Rule, ...] = (), ema_decay: float | None = None,
+) -> Program:  # fmt: skip
+    """Builds the program of a task that has been set up; nothing is compiled before it is called."""
+    tx, everywhere = task.optimizer(optimizer), sharding.replicated(mesh)
+
+    def init(key: jax.Array) -> TrainState:
+        params_key, run_key = jax.random.split(key)
+        params = task.init_params(params_key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example))
+        ema = None if ema_decay is None else jax.tree.map(jnp.copy, params)
+        zero = jnp.zeros((), jnp.int32)
+        return TrainState(zero, params, tx.init(params), ema, task.init_extra(params), run_key, jnp.copy(zero))
+
+    def step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, StepMetrics]:
+        state, metrics = task.train_step(state, frozen, batch, tx, ema_decay=ema_decay)
+        return state, StepMetrics.pack(metrics)
+
+    abstract = jax.eval_shape(init, jax.random.key(0))
+    shardings = sharding.state_sharding(mesh, rules, abstract)
+    return Program(
+        mesh=mesh,
+        state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings),
+        example=example,
+        frozen=jax.device_put(dict(task.frozen()), everywhere),
+        init=jax.jit(init, out_shardings=shardings),
+        step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere)),
+        eval_step=jax.jit(lambda *args: StepMetrics.pack(task.eval_step(*args))),
+    )
+
+
+def measure(program: Program) -> dict[str, Any]:
+    """Compiles the train step without running it.
+
+    Returns:
+      `parameters`, `state_bytes`, `batch` (shapes), `devices`, `compile_s`, and, where the compiler tells,
+      `flops_per_step` and `memory_bytes` (arguments, outputs, of which alias arguments, temporaries, code) per device.
+    """
+    started = time.perf_counter()
+    compiled = program.step.lower(program.state, program.frozen, program.example).compile()
+    seconds = time.perf_counter() - started
+    memory = compiled.memory_analysis()
+    leaves = jax.tree_util.tree_leaves_with_path(program.example)
+    kinds = ("argument", "output", "alias", "temp", "generated_code")
+    return {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.state.params)),
+        "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.state)),
+        "batch": {sharding.path_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves},
+        "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+        "compile_s": seconds,
+        "flops_per_step": (compiled.cost_analysis() or {}).get("flops"),
+        "memory_bytes": {kind: getattr(memory, f"{kind}_size_in_bytes") for kind in kinds} if memory else None,
+    }

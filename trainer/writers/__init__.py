@@ -1,0 +1,18 @@
+"""Where results go; one file each."""
+
+from trainer.writers.base import MultiWriter, Writer, keeps_record
+from trainer.writers.console import ConsoleWriter
+from trainer.writers.jsonl import JsonlWriter, read_jsonl
+from trainer.writers.media import MediaWriter
+from trainer.writers.tensorboard import TensorBoardWriter
+
+__all__ = [
+    "ConsoleWriter",
+    "JsonlWriter",
+    "MediaWriter",
+    "MultiWriter",
+    "TensorBoardWriter",
+    "Writer",
+    "keeps_record",
+    "read_jsonl",
+]
