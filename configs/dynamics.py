@@ -63,4 +63,4 @@ def _schedule(preset: str) -> dict:
         return {"steps": 1_100_000, "log_every": 100, "eval_every": 20_000, "checkpoint_every": 5_000}
     if preset == "smoke":
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
-    return {"steps": 4_000, "log_every": 50, "eval_every": 1_000, "checkpoint_every": 250, "eval_batches": 2}
+    return {"steps": 5_000, "log_every": 50, "eval_every": 1_000, "checkpoint_every": 250, "eval_batches": 2}

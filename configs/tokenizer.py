@@ -5,7 +5,11 @@ from ml_collections import ConfigDict
 from trainer.config import base_config
 
 PRESETS = ("cpu", "smoke", "reference")
-DATASETS = {"cpu": "bouncing_square/reference", "smoke": "bouncing_square/tiny", "reference": "bouncing_square/reference"}
+DATASETS = {
+    "cpu": "bouncing_square/reference",
+    "smoke": "bouncing_square/tiny",
+    "reference": "bouncing_square/reference",
+}
 
 
 def get_config(preset: str) -> ConfigDict:
@@ -56,4 +60,4 @@ def _schedule(preset: str) -> dict:
         return {"steps": 75_900, "log_every": 100, "eval_every": 5_000, "checkpoint_every": 2_500}
     if preset == "smoke":
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
-    return {"steps": 1_200, "log_every": 50, "eval_every": 400, "checkpoint_every": 200, "eval_batches": 2}
+    return {"steps": 2_000, "log_every": 50, "eval_every": 500, "checkpoint_every": 250, "eval_batches": 2}

@@ -13,7 +13,6 @@ from models.actions import as_components
 from models.dynamics import Dynamics, DynamicsConfig, pack, unpack
 from models.generation import Sampler, generate
 from models.metrics import psnr
-from models.normalization import RunningRms, init_rms, normalize
 from models.shortcut import ShortcutConfig, shortcut_loss
 from models.tokenizer import to_float
 from tasks import pictures
@@ -80,11 +79,6 @@ class DynamicsTask(Task):
         del batch
         return functional.init(self._make, rng)
 
-    def init_extra(self, params: functional.Params) -> RunningRms:
-        """The running scales of the loss terms."""
-        del params
-        return init_rms(("flow", "bootstrap"))
-
     def frozen(self) -> Mapping[str, functional.Params]:
         """The tokenizer's parameters."""
         return {"tokenizer": self._tokenizer_params}
@@ -113,7 +107,7 @@ class DynamicsTask(Task):
 
     def loss(
         self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, *, rng: jax.Array, step: jax.Array,
-        extra: RunningRms, train: bool,
+        extra: Any, train: bool,
     ) -> LossOutput:  # fmt: skip
         """Shortcut forcing on the tokenizer's latents."""
         del step, train
@@ -129,9 +123,8 @@ class DynamicsTask(Task):
             action = jax.tree.map(lambda a: a[rows], actions)
             return model(noisy, signal, halvings, action, labelled[rows], independent=independent[rows])[0]
 
-        terms = shortcut_loss(predict, clean, rng, self.objective)._asdict()
-        loss, extra = normalize(terms, dict.fromkeys(terms, 1.0), extra)
-        return LossOutput(loss, terms, extra)
+        terms = shortcut_loss(predict, clean, rng, self.objective)
+        return LossOutput(terms.flow + terms.bootstrap, terms._asdict(), extra)
 
     def evaluators(self) -> Mapping[str, Evaluator]:
         """Open-loop rollouts against the truth."""
