@@ -55,7 +55,7 @@ def _data(preset: str) -> dict:
 def _optimizer(preset: str) -> dict:
     if preset == "reference":
         return {"name": "adam", "learning_rate": 1e-4}
-    return {"name": "muon", "learning_rate": 0.01, "schedule": "cosine", "warmup_steps": 2 if preset == "smoke" else 50}
+    return {"name": "muon", "learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 2 if preset == "smoke" else 50}
 
 
 def _schedule(preset: str) -> dict:

@@ -52,7 +52,7 @@ def _data(preset: str) -> dict:
 def _optimizer(preset: str) -> dict:
     if preset == "reference":
         return {"name": "adamw", "learning_rate": 1e-4}
-    return {"name": "muon", "learning_rate": 0.02, "schedule": "cosine", "warmup_steps": 2 if preset == "smoke" else 50}
+    return {"name": "muon", "learning_rate": 6e-3, "schedule": "cosine", "warmup_steps": 2 if preset == "smoke" else 50}
 
 
 def _schedule(preset: str) -> dict:
@@ -60,4 +60,4 @@ def _schedule(preset: str) -> dict:
         return {"steps": 75_900, "log_every": 100, "eval_every": 5_000, "checkpoint_every": 2_500}
     if preset == "smoke":
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
-    return {"steps": 2_000, "log_every": 50, "eval_every": 500, "checkpoint_every": 250, "eval_batches": 2}
+    return {"steps": 1_600, "log_every": 50, "eval_every": 400, "checkpoint_every": 200, "eval_batches": 2}
