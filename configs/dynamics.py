@@ -1,12 +1,13 @@
 """Phase 2: the interactive dynamics on the bouncing square; trains the tokenizer first where it is missing."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
-from configs import tokenizer
+from configs.parts import episodes, held_out, transformer
 from trainer.config import base_config
 
-PRESETS = tokenizer.PRESETS
-ACTIONS = {"direction": {"kind": "categorical", "size": 5}}
+PRESETS = ("cpu", "smoke", "reference")
 
 
 def get_config(preset: str) -> ConfigDict:
@@ -14,51 +15,47 @@ def get_config(preset: str) -> ConfigDict:
     config = base_config()
     config.name = f"dynamics-{preset}"
     config.upstream.tokenizer = {"run": f"logs/tokenizer-{preset}", "config": f"configs/tokenizer.py:{preset}"}
-    data = {"target": "datasets.pipeline:TfdsData", "name": tokenizer.DATASETS[preset], "data_dir": None}
-    config.eval_data = data | {
-        "split": "validation", "batch_size": 16, "length": 64, "start": "reset", "shuffle": False, "num_epochs": 1,
-    }  # fmt: skip
     config.task = {"target": "tasks.dynamics:DynamicsTask"} | _task(preset)
-    config.data = data | {"split": "train", "start": "any"} | _data(preset)
+    config.data = episodes(preset) | _data(preset)
+    config.eval_data = held_out(preset)
     config.optimizer.update(_optimizer(preset))
     config.update(_schedule(preset))
     return config
 
 
-def _task(preset: str) -> dict:
+def _task(preset: str) -> dict[str, Any]:
+    model = {"packing": 2, "registers": 4, "max_steps": 8, "latent_scale": 1.5}
     if preset == "reference":
-        transformer = {"width": 128, "layers": 8, "heads": 4, "time_every": 4, "window": 48}
-        model = {"packing": 2, "registers": 4, "max_steps": 8}
+        sizes = transformer(width=128, layers=8, heads=4, time_every=4, window=48)
     elif preset == "smoke":
-        transformer = {"width": 32, "layers": 2, "heads": 2, "time_every": 2, "window": 8}
-        model = {"packing": 2, "registers": 1, "max_steps": 8}
+        sizes = transformer(width=32, layers=2, heads=2, time_every=2, window=8)
+        model["registers"] = 1
     else:
-        transformer = {"width": 128, "layers": 4, "heads": 4, "time_every": 2, "window": 16}
-        model = {"packing": 2, "registers": 2, "max_steps": 8}
-    clips = 16 if preset == "smoke" else 64
+        sizes = transformer(width=128, layers=4, heads=4, time_every=2, window=16)
+        model["registers"] = 2
     return {
-        "model": model | {"actions": ACTIONS, "latent_scale": 1.5, "transformer": transformer},
+        "model": model | {"actions": {"direction": {"kind": "categorical", "size": 5}}, "transformer": sizes},
         "objective": {"bootstrap_share": 0.25, "clean_share": 0.25, "ramp": 0.9},
-        "sampler": {"steps": 4, "context_signal": 8},
-        "rollout": {"context": 32, "clips": clips},
+        "sampler": {"steps": 4, "context_signal": None},
+        "rollout": {"context": 32, "clips": 16 if preset == "smoke" else 64, "shown": 4},
     }
 
 
-def _data(preset: str) -> dict:
+def _data(preset: str) -> dict[str, Any]:
     if preset == "reference":
-        return {"batch_size": 64, "length": 64, "short_length": 32, "long_every": 2, "independent_share": 0.3}
+        return {"batch_size": 64, "length": 64, "short_length": 32, "independent_share": 0.3}
     if preset == "smoke":
         return {"batch_size": 4, "length": 16, "short_length": 8, "independent_share": 0.25}
     return {"batch_size": 16, "length": 16, "independent_share": 0.1}
 
 
-def _optimizer(preset: str) -> dict:
+def _optimizer(preset: str) -> dict[str, Any]:
     if preset == "reference":
         return {"name": "adam", "learning_rate": 1e-4}
     return {"name": "muon", "learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 2 if preset == "smoke" else 50}
 
 
-def _schedule(preset: str) -> dict:
+def _schedule(preset: str) -> dict[str, Any]:
     if preset == "reference":
         return {"steps": 1_100_000, "log_every": 100, "eval_every": 20_000, "checkpoint_every": 5_000}
     if preset == "smoke":

@@ -1,47 +1,44 @@
 """Phase 1: the tokenizer on the bouncing square."""
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
+from configs.parts import episodes, held_out, transformer
 from trainer.config import base_config
 
 PRESETS = ("cpu", "smoke", "reference")
-DATASETS = {
-    "cpu": "bouncing_square/reference",
-    "smoke": "bouncing_square/tiny",
-    "reference": "bouncing_square/reference",
-}
 
 
 def get_config(preset: str) -> ConfigDict:
     """The config of a preset."""
     config = base_config()
     config.name = f"tokenizer-{preset}"
-    data = {"target": "datasets.pipeline:TfdsData", "name": DATASETS[preset], "data_dir": None}
-    config.eval_data = data | {
-        "split": "validation", "batch_size": 16, "length": 64, "start": "reset", "shuffle": False, "num_epochs": 1,
-    }  # fmt: skip
     config.task = {"target": "tasks.tokenizer:TokenizerTask"} | _task(preset)
-    config.data = data | {"split": "train", "start": "any"} | _data(preset)
+    config.data = episodes(preset) | _data(preset)
+    config.eval_data = held_out(preset)
     config.optimizer.update(_optimizer(preset))
     config.update(_schedule(preset))
     return config
 
 
-def _task(preset: str) -> dict:
+def _task(preset: str) -> dict[str, Any]:
+    objective = {"masked_share": 1.0, "masked_share_stills": 1.0, "latent_noise": 0.0, "clips": 64}
     if preset == "reference":
-        transformer = {"width": 64, "layers": 8, "heads": 4, "time_every": 4, "window": 64}
-        model = {"patch": 4, "latents": 16, "channels": 32, "encoder": transformer, "decoder": transformer}
-        return {"model": model, "clips": 64}
-    if preset == "smoke":
-        transformer = {"width": 32, "layers": 2, "heads": 2, "time_every": 2, "window": 8}
-        model = {"patch": 8, "latents": 8, "channels": 8, "encoder": transformer, "decoder": transformer}
-        return {"model": model, "clips": 16}
-    transformer = {"width": 128, "layers": 3, "heads": 4, "time_every": 3, "window": 16}
-    model = {"patch": 8, "latents": 16, "channels": 32, "encoder": transformer, "decoder": transformer}
-    return {"model": model, "clips": 64, "masked_share_stills": 0.0, "latent_noise": 0.1}
+        half = transformer(width=64, layers=8, heads=4, time_every=4, window=64)
+        model = {"patch": 4, "latents": 16, "channels": 32}
+    elif preset == "smoke":
+        half = transformer(width=32, layers=2, heads=2, time_every=2, window=8)
+        model = {"patch": 8, "latents": 8, "channels": 8}
+        objective["clips"] = 16
+    else:
+        half = transformer(width=128, layers=3, heads=4, time_every=3, window=16)
+        model = {"patch": 8, "latents": 16, "channels": 32}
+        objective |= {"masked_share_stills": 0.0, "latent_noise": 0.1}
+    return {"model": model | {"encoder": half, "decoder": half}} | objective
 
 
-def _data(preset: str) -> dict:
+def _data(preset: str) -> dict[str, Any]:
     if preset == "reference":
         return {"batch_size": 32, "length": 64, "start": "reset"}
     if preset == "smoke":
@@ -49,13 +46,13 @@ def _data(preset: str) -> dict:
     return {"batch_size": 4, "length": 16, "short_length": 1, "short_batch_size": 64, "long_every": 5}
 
 
-def _optimizer(preset: str) -> dict:
+def _optimizer(preset: str) -> dict[str, Any]:
     if preset == "reference":
         return {"name": "adamw", "learning_rate": 1e-4}
     return {"name": "muon", "learning_rate": 6e-3, "schedule": "cosine", "warmup_steps": 2 if preset == "smoke" else 50}
 
 
-def _schedule(preset: str) -> dict:
+def _schedule(preset: str) -> dict[str, Any]:
     if preset == "reference":
         return {"steps": 75_900, "log_every": 100, "eval_every": 5_000, "checkpoint_every": 2_500}
     if preset == "smoke":
