@@ -217,7 +217,6 @@ def complete(config: ConfigDict, source: str) -> ConfigDict:
     for key in config:
         if key not in full:
             raise ConfigError(f"{source} sets {key!r}, which is no field. {near_matches(key, full, 'Fields')}")
-        value = config.get_oneway_ref(key).get() if config.get_ref(key).empty() is False else None
         value = config[key]
         if isinstance(full[key], ConfigDict) != isinstance(value, ConfigDict):
             raise ConfigError(f"{source} sets {key} = {value!r}; expected {kind_of(full[key])}.")
