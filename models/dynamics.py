@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from models.actions import ActionEmbedding, ActionSpace, action_space
 from models.cache import Cache
-from models.tokens import Layout, grid_shape
+from models.tokens import Layout, packed_grid_shape
 from models.transformer import SpaceTimeTransformer, TransformerConfig
 
 
@@ -90,7 +90,8 @@ class Dynamics(nnx.Module):
         self.config = config
         width = config.transformer.width
         sizes = {"action": 1, "signal": 1, "spatial": config.spatial_tokens, "register": config.registers}
-        self.layout = Layout(sizes, dict.fromkeys(sizes, tuple(sizes)), {"spatial": grid_shape(config.spatial_tokens)})
+        grid = packed_grid_shape(config.latents, config.packing)
+        self.layout = Layout(sizes, dict.fromkeys(sizes, tuple(sizes)), {"spatial": grid})
         normal = nnx.initializers.normal(0.5)
         self.action = ActionEmbedding(config.actions, width, rngs=rngs)
         self.signal = nnx.Param(normal(rngs.params(), (config.max_steps + 1, width // 2)))

@@ -45,8 +45,17 @@ def grid(rows: int, columns: int, extent: float = 8.0) -> np.ndarray:
 
 
 def grid_shape(tokens: int) -> tuple[int, int]:
-    """The most nearly square grid with `tokens` cells (8 → 4 × 2: neighbours in a row are packed first)."""
+    """The most nearly square grid with `tokens` cells, no wider than high: 16 → 4 × 4, 8 → 4 × 2."""
     columns = int(tokens**0.5)
     while tokens % columns:
         columns -= 1
     return tokens // columns, columns
+
+
+def packed_grid_shape(tokens: int, packing: int) -> tuple[int, int]:
+    """The grid of tokens that each join `packing` neighbours in a row of `grid_shape(tokens)`.
+
+    Where rows do not divide, the packed tokens have no place of their own: (tokens / packing, 1).
+    """
+    rows, columns = grid_shape(tokens)
+    return (tokens // packing, 1) if columns % packing else (rows, columns // packing)

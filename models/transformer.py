@@ -30,7 +30,8 @@ class TransformerConfig:
       heads: query heads.
       kv_heads: key-value heads, a divisor of `heads` (grouped-query attention); None for as many as `heads`.
       mlp_ratio: hidden width of the SwiGLU over `width`.
-      time_every: every n-th layer attends over time, the others over space.
+      time_every: every n-th layer attends over time, the others over space; it is the middle one of each n, so that
+        space layers can prepare what is looked up in the past and work on what was found.
       window: frames that time attention sees, the current one included (C).
       soft_cap: bound on attention logits; None for none.
       dtype: of activations and matrix products; parameters stay float32.
@@ -65,7 +66,7 @@ class TransformerConfig:
 
     def is_time(self, layer: int) -> bool:
         """Whether layer `layer` (from 0) attends over time."""
-        return (layer + 1) % self.time_every == 0
+        return layer % self.time_every == self.time_every // 2
 
 
 class SwiGLU(nnx.Module):
@@ -173,7 +174,7 @@ class SpaceTimeTransformer(nnx.Module):
         frames = x.shape[1]
         routing = None if self._routing is None else jnp.asarray(self._routing)
         coordinates = jnp.asarray(self._coordinates)
-        positions, mask = _time_mask(frames, self.config.window, None if cache is None else cache.ages)
+        positions, mask = _time_mask(frames, self.config.window, cache.ages if cache and cache.keys else None)
         if independent is not None:
             mask = mask & (~independent[:, None, None] | jnp.eye(frames, dtype=bool))
             mask = mask[:, None]  # [B, 1 (S), Q, L]
