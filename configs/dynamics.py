@@ -3,6 +3,7 @@
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs.parts import episodes, held_out, transformer
 from trainer.config import base_config
@@ -36,7 +37,7 @@ def _task(preset: str) -> dict[str, Any]:
     return {
         "model": model | {"actions": {"direction": {"kind": "categorical", "size": 5}}, "transformer": sizes},
         "objective": {"bootstrap_share": 0.25, "clean_share": 0.25, "ramp": 0.9},
-        "sampler": {"steps": 4, "context_signal": None},
+        "sampler": {"steps": 4, "context_signal": placeholder(int)},
         "rollout": {"context": 32, "clips": 16 if preset == "smoke" else 64, "shown": 4},
     }
 
@@ -60,4 +61,4 @@ def _schedule(preset: str) -> dict[str, Any]:
         return {"steps": 1_100_000, "log_every": 100, "eval_every": 20_000, "checkpoint_every": 5_000}
     if preset == "smoke":
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
-    return {"steps": 5_000, "log_every": 50, "eval_every": 1_000, "checkpoint_every": 250, "eval_batches": 2}
+    return {"steps": 4_500, "log_every": 50, "eval_every": 1_500, "checkpoint_every": 250, "eval_batches": 2}

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+from ml_collections.config_dict import placeholder
+
 
 def transformer(**sizes: Any) -> dict[str, Any]:
     """Every field of `models.transformer.TransformerConfig`."""
-    defaults = {"heads": 4, "kv_heads": None, "mlp_ratio": 4.0, "soft_cap": 50.0, "dtype": "float32"}
+    defaults = {"heads": 4, "kv_heads": placeholder(int), "mlp_ratio": 4.0, "soft_cap": 50.0, "dtype": "float32"}
     return defaults | sizes
 
 
@@ -14,18 +16,18 @@ def episodes(preset: str) -> dict[str, Any]:
     return {
         "target": "datasets.pipeline:TfdsData",
         "name": "bouncing_square/tiny" if preset == "smoke" else "bouncing_square/reference",
-        "data_dir": None,
+        "data_dir": placeholder(str),
         "split": "train",
         "batch_size": 16,
         "length": 64,
-        "short_length": None,
-        "short_batch_size": None,
+        "short_length": placeholder(int),
+        "short_batch_size": placeholder(int),
         "long_every": 2,
         "independent_share": 0.0,
         "unlabelled_share": 0.0,
         "start": "any",
         "shuffle": True,
-        "num_epochs": None,
+        "num_epochs": placeholder(int),
         "keys": {},
         "cache": True,
     }

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
 
 from configs.parts import episodes, held_out, transformer
 from trainer.config import base_config
@@ -24,18 +25,20 @@ def get_config(preset: str) -> ConfigDict:
 
 def _task(preset: str) -> dict[str, Any]:
     objective = {"masked_share": 1.0, "masked_share_stills": 1.0, "latent_noise": 0.0, "clips": 64}
+    objective |= {"lpips_weight": 0.0, "lpips_weights": placeholder(str)}
     if preset == "reference":
-        half = transformer(width=64, layers=8, heads=4, time_every=4, window=64)
+        half = dict(width=64, layers=8, heads=4, time_every=4, window=64)
         model = {"patch": 4, "latents": 16, "channels": 32}
     elif preset == "smoke":
-        half = transformer(width=32, layers=2, heads=2, time_every=2, window=8)
+        half = dict(width=32, layers=2, heads=2, time_every=2, window=8)
         model = {"patch": 8, "latents": 8, "channels": 8}
         objective["clips"] = 16
     else:
-        half = transformer(width=128, layers=3, heads=4, time_every=3, window=16)
+        half = dict(width=128, layers=3, heads=4, time_every=3, window=16)
         model = {"patch": 8, "latents": 16, "channels": 32}
         objective |= {"masked_share_stills": 0.0, "latent_noise": 0.1}
-    return {"model": model | {"encoder": half, "decoder": half}} | objective
+    # Two groups, not one twice: otherwise what is set in the encoder would be set in the decoder too.
+    return {"model": model | {"encoder": transformer(**half), "decoder": transformer(**half)}} | objective
 
 
 def _data(preset: str) -> dict[str, Any]:
@@ -57,4 +60,4 @@ def _schedule(preset: str) -> dict[str, Any]:
         return {"steps": 75_900, "log_every": 100, "eval_every": 5_000, "checkpoint_every": 2_500}
     if preset == "smoke":
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
-    return {"steps": 1_600, "log_every": 50, "eval_every": 400, "checkpoint_every": 200, "eval_batches": 2}
+    return {"steps": 1_200, "log_every": 50, "eval_every": 400, "checkpoint_every": 200, "eval_batches": 2}

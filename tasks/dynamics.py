@@ -60,12 +60,22 @@ class DynamicsTask(Task):
             self.config = DynamicsConfig.from_dict({**self._model_fields, **sizes})
             self.objective = ShortcutConfig(**{**self._objective_fields, "max_steps": self.config.max_steps})
             self.sampler = Sampler(**self._sampler_fields)
+            self._check_sampler()
+            self._rollout = Rollout(self, **self._rollout_fields)
             if self.config.actions:
                 if "actions" not in example:
                     raise ValueError("the model has an action space, the data no actions; set task.model.actions={}")
                 as_components(example["actions"], self.config.actions)
         except (TypeError, ValueError) as e:
             raise ConfigError(f"task: {e}") from e
+
+    def _check_sampler(self) -> None:
+        """Raises ValueError now for what would otherwise show at the first rollout, after hours of training."""
+        finest, steps, signal = self.config.max_steps, self.sampler.steps, self.sampler.context_signal
+        if steps < 1 or finest % steps:
+            raise ValueError(f"sampler.steps must divide model.max_steps={finest}, got {steps}")
+        if signal is not None and not 0 < signal <= finest:
+            raise ValueError(f"sampler.context_signal must be in 1 … {finest}, got {signal}")
 
     def model(self, params: functional.Params) -> Dynamics:
         """The dynamics with these parameters."""
@@ -128,7 +138,7 @@ class DynamicsTask(Task):
 
     def evaluators(self) -> Mapping[str, Evaluator]:
         """Open-loop rollouts against the truth."""
-        return {"rollout": Rollout(self, **self._rollout_fields)}
+        return {"rollout": self._rollout}
 
     def frames_per_batch(self, batch: Batch) -> int:
         """B × T."""
@@ -153,6 +163,9 @@ class Rollout(Evaluator):
     def __init__(
         self, task: DynamicsTask, *, context: int = 32, clips: int = 64, shown: int = 4, every: int | None = None
     ):
+        for name, value in (("context", context), ("clips", clips), ("shown", shown)):
+            if value < 1:
+                raise ValueError(f"rollout.{name} must be at least 1, got {value}")
         self.task, self.context, self.clips, self.shown, self.every = task, context, clips, shown, every
         self._rollout = jax.jit(self._rollout_batch)
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models import functional
+from models import functional, lpips
 from models.metrics import psnr
 from models.normalization import RunningRms, init_rms, normalize
 from models.tokenizer import Tokenizer, TokenizerConfig, from_patches, random_patch_mask, to_float, to_patches
@@ -28,17 +28,25 @@ class TokenizerTask(Task):
         hidden there cannot be known from other frames, which slows learning. [ours]
       latent_noise: standard deviation of the noise added to the latents in training; it makes near latents decode to
         near frames, so that the dynamics' small errors stay small. [ours]
+      lpips_weight: weight of the perceptual loss beside the MSE (Dreamer 4: 0.2); 0 for none.
+      lpips_weights: the file of its published weights, see `models.lpips`.
       clips: held-out clips that the reconstruction evaluator measures.
     """
 
     def __init__(
         self, *, model: Mapping[str, Any], masked_share: float = 1.0, masked_share_stills: float = 1.0,
-        latent_noise: float = 0.0, clips: int = 64,
+        latent_noise: float = 0.0, lpips_weight: float = 0.0, lpips_weights: str | None = None, clips: int = 64,
     ):  # fmt: skip
+        for name, share in (("masked_share", masked_share), ("masked_share_stills", masked_share_stills)):
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {share}")
+        if clips < 1:
+            raise ValueError(f"clips must be at least 1, got {clips}")
         self._model_fields = dict(model)
         self.masked_share = masked_share
         self.masked_share_stills = masked_share_stills
         self.latent_noise = latent_noise
+        self.lpips_weight, self.lpips_weights = lpips_weight, lpips_weights
         self.clips = clips
 
     def setup(self, upstream: Mapping[str, Upstream], example: Batch) -> None:
@@ -52,6 +60,16 @@ class TokenizerTask(Task):
             self.config = TokenizerConfig.from_dict({**self._model_fields, "image": image})
         except (TypeError, ValueError) as e:
             raise ConfigError(f"task.model: {e}") from e
+        self._frozen = {}
+        if self.lpips_weight:
+            try:
+                self._frozen["lpips"] = lpips.load(self.lpips_weights or "(task.lpips_weights is not set)")
+            except (OSError, ValueError) as e:
+                raise ConfigError(f"task.lpips_weight = {self.lpips_weight}: {e}") from e
+
+    def frozen(self) -> Mapping[str, Any]:
+        """The perceptual loss's network, where it is used."""
+        return self._frozen
 
     def model(self, params: functional.Params) -> Tokenizer:
         """The tokenizer with these parameters."""
@@ -66,16 +84,20 @@ class TokenizerTask(Task):
         return functional.init(self._make, rng)
 
     def init_extra(self, params: functional.Params) -> RunningRms:
-        """The running scale of the loss."""
+        """The running scales of the loss terms."""
         del params
-        return init_rms(("reconstruction",))
+        return init_rms(tuple(self._weights))
+
+    @property
+    def _weights(self) -> dict[str, float]:
+        return {"mse": 1.0} | ({"lpips": self.lpips_weight} if self.lpips_weight else {})
 
     def loss(
         self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, *, rng: jax.Array, step: jax.Array,
         extra: RunningRms, train: bool,
     ) -> LossOutput:  # fmt: skip
-        """Mean squared error over all patches; masks and noise only where `train`."""
-        del frozen, step
+        """Mean squared error over all patches, and LPIPS where it is on; masks and noise only where `train`."""
+        del step
         frames = to_float(batch["frames"])
         independent = batch.get("independent")
         mask_rng, noise_rng = jax.random.split(rng)
@@ -85,10 +107,11 @@ class TokenizerTask(Task):
         if train and self.latent_noise:
             latents = latents + self.latent_noise * jax.random.normal(noise_rng, latents.shape)
         decoded, _ = model.decode(latents, independent=independent)
-        error = jnp.mean(jnp.square(decoded - frames))
-        loss, extra = normalize({"reconstruction": error}, {"reconstruction": 1.0}, extra)
-        metrics = {"mse": error, "latent_rms": jnp.sqrt(jnp.mean(jnp.square(latents)))}
-        return LossOutput(loss, metrics, extra)
+        terms = {"mse": jnp.mean(jnp.square(decoded - frames))}
+        if self.lpips_weight:
+            terms["lpips"] = jnp.mean(lpips.lpips(frozen["lpips"], decoded, frames))
+        loss, extra = normalize(terms, self._weights, extra)
+        return LossOutput(loss, terms | {"latent_rms": jnp.sqrt(jnp.mean(jnp.square(latents)))}, extra)
 
     def _mask(self, rng: jax.Array, frames: jax.Array, independent: jax.Array | None) -> jax.Array:
         shape = (*frames.shape[:2], self.config.patches)
