@@ -85,6 +85,8 @@ class ActionEmbedding(nnx.Module):
         total = jnp.zeros((*labelled.shape, self.base.shape[-1]))
         if self.space:
             for name, array in as_components(actions, self.space).items():
+                known = labelled if array.ndim == 2 else labelled[..., None]
+                array = jnp.where(known, array, 0)  # whatever stands there, NaN included, reaches no gradient
                 total = total + _embed(self.components[name][...], array, self.space[name])
         return self.base[...] + jnp.where(labelled[..., None], total, 0.0)
 

@@ -20,7 +20,7 @@ def rope(x: Float[Array, "*lead L G K"], positions: Float[Array, "L axes"], base
     frequency = np.zeros((axes, half), np.float32)
     for axis in range(axes):
         frequency[axis, axis * per_axis : (axis + 1) * per_axis] = base ** -(np.arange(per_axis) / per_axis)
-    angle = (positions.astype(jnp.float32) @ frequency)[:, None, :]
+    angle = jnp.matmul(positions.astype(jnp.float32), frequency, precision="highest")[:, None, :]
     cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)

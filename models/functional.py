@@ -22,8 +22,16 @@ def bind(make: Callable[[nnx.Rngs], Module], params: Params) -> Module:
 
     Raises:
       KeyError: a parameter of the module is missing in `params`.
+      ValueError: a parameter has another shape, or the module does not have it.
     """
     graph, abstract = nnx.split(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
     flat = traverse_util.flatten_dict(params)
-    state = [(path, leaf.replace(flat[tuple(map(str, path))])) for path, leaf in nnx.to_flat_state(abstract)]
+    state = []
+    for path, leaf in nnx.to_flat_state(abstract):
+        value = flat.pop(tuple(map(str, path)))
+        if value.shape != leaf.shape:
+            raise ValueError(f"parameter {'/'.join(map(str, path))} has shape {value.shape}, wanted {leaf.shape}")
+        state.append((path, leaf.replace(value)))
+    if flat:
+        raise ValueError(f"the module has no parameters {sorted('/'.join(path) for path in flat)}")
     return nnx.merge(graph, nnx.from_flat_state(state))

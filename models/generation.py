@@ -83,7 +83,7 @@ def generate(
       The context followed by F - T generated frames.
 
     Raises:
-      ValueError: `sampler` does not fit the model's grid of levels.
+      ValueError: `sampler` does not fit the model's grid of levels, or the actions are not one per frame.
     """
     finest = model.config.max_steps
     if sampler.steps < 1 or finest % sampler.steps:
@@ -92,6 +92,12 @@ def generate(
         raise ValueError(f"context_signal must be in 1 … {finest}, got {sampler.context_signal}")
     batch, past = context.shape[:2]
     frames = labelled.shape[1]
+    lengths = {a.shape[1] for a in jax.tree.leaves(actions)}
+    if frames < past or lengths - {frames}:
+        raise ValueError(
+            f"the context has {past} frames, `labelled` {frames} and the actions {sorted(lengths)}: actions and "
+            "`labelled` go over all frames, the context's and the generated ones"
+        )
     cache = model.transformer.init_cache(batch)
     context_rng, frame_rng = jax.random.split(rng)
     if past:

@@ -33,6 +33,13 @@ class ShortcutConfig:
     clean_share: float = 0.25
     ramp: float = 0.9
 
+    def __post_init__(self):
+        if self.max_steps < 1 or self.max_steps & (self.max_steps - 1):
+            raise ValueError(f"max_steps must be a power of two, got {self.max_steps}")
+        for name in ("bootstrap_share", "clean_share", "ramp"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+
 
 class Levels(NamedTuple):
     """Per frame: signal level τ = signal / max_steps and step size d = 2^-halvings."""
@@ -120,11 +127,19 @@ def shortcut_loss(
 
     Returns:
       The two terms; the objective is their sum.
+
+    Raises:
+      ValueError: the batch is too small to hold both kinds of rows in about the share asked for.
     """
     batch, frames = clean.shape[:2]
     level_rng, noise_rng = jax.random.split(rng)
     finest = config.max_steps.bit_length() - 1
     count = round(config.bootstrap_share * batch) if finest else 0
+    if finest and 0 < config.bootstrap_share < 1 and not 0 < count < batch:
+        raise ValueError(
+            f"bootstrap_share={config.bootstrap_share} of a batch of {batch} rows is {count} rows: take larger "
+            "batches, or a share of 0 for no bootstrap"
+        )
     is_bootstrap = (jnp.arange(batch) < count)[:, None]
     levels = sample_levels(level_rng, (batch, frames), config, is_bootstrap)
     level = levels.signal / config.max_steps

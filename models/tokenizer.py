@@ -155,7 +155,12 @@ class Tokenizer(nnx.Module):
           mask: patches to hide (training only).
           independent: rows of unrelated frames.
           cache: of `encoder.init_cache`, to encode a stream frame by frame.
+
+        Raises:
+          ValueError: the frames are bytes.
         """
+        if not jnp.issubdtype(frames.dtype, jnp.floating):
+            raise ValueError(f"encode takes frames in [0, 1], got {frames.dtype}; use to_float(frames)")
         x = self.patch_in(2 * to_patches(frames, self.config.patch) - 1)
         if mask is not None:
             x = jnp.where(mask[..., None], self.mask_token[...].astype(x.dtype), x)

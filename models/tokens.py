@@ -20,6 +20,15 @@ class Layout:
     sees: Mapping[str, Sequence[str]]
     grids: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
 
+    def __post_init__(self):
+        for modality in self.sizes:
+            sees = self.sees.get(modality)
+            if sees is None or isinstance(sees, str) or modality not in sees or not set(sees) <= set(self.sizes):
+                raise ValueError(
+                    f"{modality!r} should see a tuple of modalities, itself among them, out of {list(self.sizes)}; "
+                    f"got {sees!r}"
+                )
+
     def slice(self, modality: str) -> slice:
         """Where the tokens of `modality` are."""
         names = list(self.sizes)

@@ -176,7 +176,8 @@ class SpaceTimeTransformer(nnx.Module):
         coordinates = jnp.asarray(self._coordinates)
         positions, mask = _time_mask(frames, self.config.window, cache.ages if cache and cache.keys else None)
         if independent is not None:
-            mask = mask & (~independent[:, None, None] | jnp.eye(frames, dtype=bool))
+            itself = jnp.eye(frames, mask.shape[-1], k=mask.shape[-1] - frames, dtype=bool)
+            mask = mask & (~independent[:, None, None] | itself)
             mask = mask[:, None]  # [B, 1 (S), Q, L]
         keys, values = [], []
         for layer, block in enumerate(self.blocks):

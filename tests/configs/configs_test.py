@@ -150,8 +150,9 @@ def test_the_reference_preset_has_the_published_sizes(name):
 
 
 def test_the_reference_dynamics_has_eight_spatial_tokens_of_64_channels():
-    task, _ = set_up(load_config("configs/dynamics.py:reference"))
-    assert (task.config.spatial_tokens, task.config.spatial_channels) == (8, 64)
+    config = load_config("configs/dynamics.py:reference")
+    below, packing = load_config(config.upstream.tokenizer.config).task.model, config.task.model.packing
+    assert (below.latents // packing, below.channels * packing) == (8, 64)
 
 
 @pytest.fixture(scope="module")
