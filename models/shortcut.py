@@ -78,6 +78,14 @@ def sample_levels(
     return Levels(jnp.where(clean, config.max_steps, signal), jnp.where(clean, finest, halvings))
 
 
+def bootstrap_rows(batch: int, config: ShortcutConfig) -> int:
+    """Bootstrap rows of a batch: the share, rounded, but of two rows or more at least one of each kind."""
+    if config.max_steps == 1:
+        return 0
+    rows = round(config.bootstrap_share * batch)
+    return min(max(rows, 1), batch - 1) if 0 < config.bootstrap_share < 1 else rows
+
+
 def corrupt(
     clean: Float[Array, "B T M Y"], noise: Float[Array, "B T M Y"], level: Float[Array, "B T"]
 ) -> Float[Array, "B T M Y"]:
@@ -127,19 +135,10 @@ def shortcut_loss(
 
     Returns:
       The two terms; the objective is their sum.
-
-    Raises:
-      ValueError: the batch is too small to hold both kinds of rows in about the share asked for.
     """
     batch, frames = clean.shape[:2]
     level_rng, noise_rng = jax.random.split(rng)
-    finest = config.max_steps.bit_length() - 1
-    count = round(config.bootstrap_share * batch) if finest else 0
-    if finest and 0 < config.bootstrap_share < 1 and not 0 < count < batch:
-        raise ValueError(
-            f"bootstrap_share={config.bootstrap_share} of a batch of {batch} rows is {count} rows: take larger "
-            "batches, or a share of 0 for no bootstrap"
-        )
+    count = bootstrap_rows(batch, config)
     is_bootstrap = (jnp.arange(batch) < count)[:, None]
     levels = sample_levels(level_rng, (batch, frames), config, is_bootstrap)
     level = levels.signal / config.max_steps

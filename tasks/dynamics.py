@@ -13,7 +13,7 @@ from models.actions import as_components
 from models.dynamics import Dynamics, DynamicsConfig, pack, unpack
 from models.generation import Sampler, generate
 from models.metrics import psnr
-from models.shortcut import ShortcutConfig, shortcut_loss
+from models.shortcut import ShortcutConfig, bootstrap_rows, shortcut_loss
 from models.tokenizer import to_float
 from tasks import pictures
 from tasks.tokenizer import TokenizerTask
@@ -61,6 +61,9 @@ class DynamicsTask(Task):
             self.objective = ShortcutConfig(**{**self._objective_fields, "max_steps": self.config.max_steps})
             self.sampler = Sampler(**self._sampler_fields)
             self._check_sampler()
+            share, rows = self.objective.bootstrap_share, example["frames"].shape[0]
+            if share > 0 and self.config.max_steps > 1 and not bootstrap_rows(rows, self.objective):
+                raise ValueError("objective.bootstrap_share needs batches of 2 rows or more; set it to 0 for none")
             self._rollout = Rollout(self, **self._rollout_fields)
             if self.config.actions:
                 if "actions" not in example:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from tiny import assert_close, normal
 
-from models.shortcut import ShortcutConfig, corrupt, euler, sample_levels, shortcut_loss
+from models.shortcut import ShortcutConfig, bootstrap_rows, corrupt, euler, sample_levels, shortcut_loss
 
 
 class Spy:
@@ -186,3 +186,10 @@ def test_steps_along_an_exact_prediction_reach_it_through_the_right_levels():
         assert_close(z, corrupt(clean, noise, jnp.full((2, 3), k / 4)), 1e-6)
         z = euler(z, clean, k / 4, 1 / 4)
     assert_close(z, clean, 1e-6)
+
+
+@pytest.mark.parametrize(
+    ("batch", "share", "rows"), [(16, 0.25, 4), (2, 0.25, 1), (2, 0.9, 1), (1, 0.25, 0), (4, 0.0, 0), (4, 1.0, 4)]
+)
+def test_small_batches_keep_rows_of_both_kinds(batch, share, rows):
+    assert bootstrap_rows(batch, ShortcutConfig(max_steps=8, bootstrap_share=share)) == rows

@@ -249,7 +249,7 @@ def test_the_real_dynamics_under_its_actions_and_without_them():
 
 
 def test_unlabelled_video_trains_and_rolls_out():
-    batch = video()
+    batch = {"frames": np.repeat(video()["frames"], 8, axis=0)}
     task = real_task(batch, {})
     params = init(task._make, jax.random.key(0))
     tx = optax.adam(1e-2)
@@ -309,6 +309,13 @@ def test_an_action_space_without_actions_in_the_data_is_refused():
     del batch["actions"]
     with pytest.raises(ConfigError, match=r"the data no actions; set task.model.actions=\{\}"):
         DynamicsTask(model=WALK).setup(flat_upstream(), shapes(batch))
+
+
+def test_a_batch_of_one_row_cannot_be_bootstrapped_in_part():
+    one_row = shapes(jax.tree.map(lambda x: x[:1], walk_batch()))
+    with pytest.raises(ConfigError, match="bootstrap_share needs batches of 2 rows or more"):
+        DynamicsTask(model=WALK).setup(flat_upstream(), one_row)
+    DynamicsTask(model=WALK, objective={"bootstrap_share": 0.0}).setup(flat_upstream(), one_row)
 
 
 def test_rollouts_are_measured_at_their_own_interval():
