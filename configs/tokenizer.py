@@ -27,10 +27,10 @@ def _task(preset: str) -> dict[str, Any]:
     objective = {"masked_share": 1.0, "masked_share_stills": 1.0, "latent_noise": 0.0, "clips": 64}
     objective |= {"lpips_weight": 0.0, "lpips_weights": placeholder(str)}
     if preset == "reference":
-        half = dict(width=64, layers=8, heads=4, time_every=4, window=64)
+        half = dict(width=64, layers=8, heads=4, time_every=4, window=48)
         model = {"patch": 4, "latents": 16, "channels": 32}
     elif preset == "smoke":
-        half = dict(width=32, layers=2, heads=2, time_every=2, window=8)
+        half = dict(width=32, layers=2, heads=2, time_every=2, window=6)
         model = {"patch": 8, "latents": 8, "channels": 8}
         objective["clips"] = 16
     else:

@@ -32,8 +32,6 @@ class Cache(NamedTuple):
 
 def write(cache: Cache, keys: list[Array], values: list[Array]) -> Cache:
     """Appends T frames: per time layer keys and values [B, S, T, G, K]."""
-    if not cache.keys:
-        return cache
     window, frames = cache.keys[0].shape[2], keys[0].shape[2]
     kept = min(window, frames)
     slots = (cache.length + frames - kept + jnp.arange(kept)) % window

@@ -58,6 +58,11 @@ class TransformerConfig:
             raise ValueError(f"width / heads must be a multiple of 4 for RoPE, got {self.width} / {self.heads}")
         if self.window < 1 or self.time_every < 1 or self.layers < 1:
             raise ValueError(f"window, time_every and layers must be at least 1, got {self}")
+        if not any(map(self.is_time, range(self.layers))):
+            raise ValueError(
+                f"no layer would attend over time: of {self.layers} layers every {self.time_every}-th does, from layer "
+                f"{self.time_every // 2} on (counted from 0); lower time_every"
+            )
 
     @property
     def head_dim(self) -> int:
@@ -174,7 +179,7 @@ class SpaceTimeTransformer(nnx.Module):
         frames = x.shape[1]
         routing = None if self._routing is None else jnp.asarray(self._routing)
         coordinates = jnp.asarray(self._coordinates)
-        positions, mask = _time_mask(frames, self.config.window, cache.ages if cache and cache.keys else None)
+        positions, mask = _time_mask(frames, self.config.window, None if cache is None else cache.ages)
         if independent is not None:
             itself = jnp.eye(frames, mask.shape[-1], k=mask.shape[-1] - frames, dtype=bool)
             mask = mask & (~independent[:, None, None] | itself)

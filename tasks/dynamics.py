@@ -79,6 +79,12 @@ class DynamicsTask(Task):
             raise ValueError(f"sampler.steps must divide model.max_steps={finest}, got {steps}")
         if signal is not None and not 0 < signal <= finest:
             raise ValueError(f"sampler.context_signal must be in 1 … {finest}, got {signal}")
+        if signal in (None, finest) and not 0 < self.objective.clean_share < 1:
+            raise ValueError(
+                f"the sampler gives past frames clean, so training must show clean frames and noisy ones: "
+                f"objective.clean_share = {self.objective.clean_share} should lie between 0 and 1, or "
+                f"sampler.context_signal below {finest}"
+            )
 
     def model(self, params: functional.Params) -> Dynamics:
         """The dynamics with these parameters."""
@@ -225,7 +231,8 @@ class Rollout(Evaluator):
         if truth is None or prediction is None:
             return Evaluation()
         mse = {name: np.concatenate([e[name] for e in errors]).mean(axis=0) for name in errors[0]}
-        scalars = {f"rollout/psnr_{name}": float(psnr(mse[name].mean())) for name in mse if name != "shuffled"}
+        scalars = {"rollout/clips": float(count)}
+        scalars |= {f"rollout/psnr_{name}": float(psnr(mse[name].mean())) for name in mse if name != "shuffled"}
         horizon = len(mse["k4"])
         for t in (1, 16, 32):
             if t <= horizon:

@@ -95,19 +95,19 @@ def test_a_run_says_what_it_was_built_on_and_with_which_config(home):
     assert read_params(home.chain / "logs/dynamics-smoke").meta["provenance"]["tokenizer"] == built_on
 
 
-def test_the_same_command_again_finds_nothing_to_do(workspace, main, contents):
+def test_the_same_command_again_finds_nothing_to_do(home, workspace, main, contents):
     before = contents(workspace)
-    code, printed = main(*COMMAND)
+    code, printed = main(*COMMAND, cache=home.cache)
     assert code == 0, printed
     assert "upstream" not in printed
     assert contents(workspace) == before
 
 
-def test_evaluation_gives_the_last_figures_again(workspace, main, contents, monkeypatch):
+def test_evaluation_gives_the_last_figures_again(home, workspace, main, contents, monkeypatch):
     results, run = [], experiment.run
     monkeypatch.setattr(experiment, "run", lambda *args, **kwargs: results.append(run(*args, **kwargs)))
     before = contents(workspace)
-    code, printed = main("--config=logs/dynamics-smoke/config.json", "--mode=eval")
+    code, printed = main("--config=logs/dynamics-smoke/config.json", "--mode=eval", cache=home.cache)
     assert code == 0, printed
     *_, last = read_jsonl(workspace / "logs/dynamics-smoke/metrics.jsonl")
     assert results == [{name: value for name, value in last.items() if name not in ("step", "time")}]

@@ -80,17 +80,21 @@ def empty(tmp_path, monkeypatch):
 @pytest.fixture
 def main(capsys):
     """The command line, in this process: (exit code, what it printed to stderr)."""
-    before = jax.config.read("jax_disable_most_optimizations")
+    before = {
+        "jax_disable_most_optimizations": jax.config.read("jax_disable_most_optimizations"),
+        "jax_compilation_cache_dir": jax.config.jax_compilation_cache_dir,
+    }
     jax.config.update("jax_disable_most_optimizations", True)
 
-    def call(*arguments: str) -> tuple[int, str]:
-        code = cli.main([*arguments, "--config.compilation_cache="])
+    def call(*arguments: str, cache: Path | str = "") -> tuple[int, str]:
+        code = cli.main([*arguments, f"--config.compilation_cache={cache}"])
         captured = capsys.readouterr()
         assert captured.out == ""
         return code, captured.err
 
     yield call
-    jax.config.update("jax_disable_most_optimizations", before)
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 @pytest.fixture

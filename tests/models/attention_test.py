@@ -99,6 +99,7 @@ def test_time_layers_stand_amid_space_layers(layers, every, time):
         ({"heads": 16}, "multiple of 4 for RoPE, got 32 / 16"),
         ({"window": 0}, "window=0"),
         ({"time_every": 0}, "time_every=0"),
+        ({"layers": 2, "time_every": 4}, "no layer would attend over time"),
         ({"layers": 0}, "layers=0"),
     ],
 )

@@ -32,12 +32,6 @@ def test_a_stream_gives_what_the_whole_clip_gives(deep, chunks):
     assert_close(deep.stream(x, chunks), deep(x))
 
 
-def test_a_transformer_without_time_layers_streams_too():
-    model = Transformer(transformer_config(layers=1))
-    x = normal(11, 1, 3, 3, 32)
-    assert_close(model.stream(x, [1, 1, 1]), model(x))
-
-
 def test_a_cache_that_is_not_kept_stays_as_it_was(deep):
     # So a denoising pass may look at the past as often as it likes.
     x = normal(2, 2, 19, 3, 32)

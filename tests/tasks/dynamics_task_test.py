@@ -164,7 +164,10 @@ def table_loss():
     """(scale of the predictions, the tokenizer's gain) → the terms of the loss for many keys."""
     model = {"packing": 2, "max_steps": 2, "actions": {"move": {"kind": "categorical", "size": 4}}}
     task = HandMadeDynamicsTask(
-        look_up, model=model, objective={"bootstrap_share": 0.25, "clean_share": 0.0}, sampler={"steps": 1}
+        look_up,
+        model=model,
+        objective={"bootstrap_share": 0.25, "clean_share": 0.0},
+        sampler={"steps": 1, "context_signal": 1},
     )
     task.setup(flat_upstream(), shapes(table_batch()))
 
@@ -242,7 +245,7 @@ def test_the_real_dynamics_under_its_actions_and_without_them():
     params = generic(task, batch)
     scalars = roll_out(task, params, [batch]).scalars
     names = ("finest", "k4", "ceiling", "repeat_last", "k4_t1")
-    assert set(scalars) == {"rollout/action_sensitivity", *(f"rollout/psnr_{name}" for name in names)}
+    assert set(scalars) == {"rollout/clips", "rollout/action_sensitivity", *(f"rollout/psnr_{name}" for name in names)}
     assert abs(scalars["rollout/action_sensitivity"] - 1) > 1e-4
     params["action"]["components"] = jax.tree.map(jnp.zeros_like, params["action"]["components"])
     assert roll_out(task, params, [batch]).scalars["rollout/action_sensitivity"] == 1.0
@@ -293,6 +296,7 @@ def other_kind_of_upstream():
         (flat_upstream, {"sampler": {"steps": 16}}, "must divide .*max_steps=8, got 16"),
         (flat_upstream, {"sampler": {"context_signal": 9}}, "context_signal must be in 1 … 8, got 9"),
         (flat_upstream, {"objective": {"bootstrap": 0.5}}, "bootstrap"),
+        (flat_upstream, {"objective": {"clean_share": 0.0}}, "past frames clean, .*clean_share = 0.0"),
         (flat_upstream, {"rollout": {"contxt": 3}}, "contxt"),
         (flat_upstream, {"rollout": {"context": 0}}, "rollout.context must be at least 1, got 0"),
     ],
