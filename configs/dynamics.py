@@ -32,7 +32,7 @@ def _task(preset: str) -> dict[str, Any]:
         sizes = transformer(width=32, layers=2, heads=2, time_every=2, window=8)
         model["registers"] = 1
     else:
-        sizes = transformer(width=128, layers=4, heads=4, time_every=2, window=12)
+        sizes = transformer(width=128, layers=4, heads=4, time_every=2, window=16)
         model["registers"] = 2
     return {
         "model": model | {"actions": {"direction": {"kind": "categorical", "size": 5}}, "transformer": sizes},

@@ -34,7 +34,7 @@ def _task(preset: str) -> dict[str, Any]:
         model = {"patch": 8, "latents": 8, "channels": 8}
         objective["clips"] = 16
     else:
-        half = dict(width=128, layers=3, heads=4, time_every=3, window=12)
+        half = dict(width=128, layers=3, heads=4, time_every=3, window=16)
         model = {"patch": 8, "latents": 16, "channels": 32}
         objective |= {"masked_share_stills": 0.0, "latent_noise": 0.1}
     # Two groups, not one twice: otherwise what is set in the encoder would be set in the decoder too.
