@@ -26,7 +26,7 @@ FIGURES = {
         "eval": {
             "eval/loss", "eval/flow", "eval/bootstrap", "rollout/psnr_finest", "rollout/psnr_k4",
             "rollout/psnr_ceiling", "rollout/psnr_repeat_last", "rollout/psnr_k4_t1", "rollout/psnr_k4_t16",
-            "rollout/psnr_k4_t32", "rollout/action_sensitivity",
+            "rollout/psnr_k4_t32", "rollout/action_sensitivity", "rollout/clips",
         },
         "media": {"rollout": "png", "rollout.": "gif"},
     },
