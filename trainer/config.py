@@ -47,7 +47,7 @@ SCHEMA: Mapping[str, tuple[Any, str]] = {
     "eval_data": ({}, "target and keyword arguments of the held-out data; empty: no evaluation on data"),
     "evaluators": ({}, "evaluators beside the task's own: NAME: {target, …}"),
     "callbacks": (
-        {name: {"target": name} for name in ("progress", "summary", "non_finite_guard")},
+        {name: {"target": name} for name in ("progress", "summary", "non_finite_guard", "report")},
         "NAME: {target, …}; an entry set to none is left out",
     ),
     "writers": (

@@ -21,6 +21,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "early_stopping": "trainer.callbacks.early_stopping:EarlyStopping",
         "non_finite_guard": "trainer.callbacks.non_finite_guard:NonFiniteGuard",
         "progress": "trainer.callbacks.progress:Progress",
+        "report": "trainer.callbacks.report:Report",
         "summary": "trainer.callbacks.summary:Summary",
         "time_limit": "trainer.callbacks.time_limit:TimeLimit",
     },
@@ -37,11 +38,11 @@ _METHODS: Mapping[str, tuple[str, ...]] = {
     "writers": (
         "write_scalars", "write_images", "write_videos", "write_texts", "write_hparams", "flush", "close",
     ),
-    "evaluators": ("evaluate",),
 }  # fmt: skip
 _BASES: Mapping[str, tuple[str, str]] = {
     "tasks": ("trainer.task", "Task"),
     "callbacks": ("trainer.callbacks", "Callback"),
+    "evaluators": ("trainer.task", "Evaluator"),
 }
 
 
@@ -174,6 +175,15 @@ def check(
             f"{near_matches('', named - set(offered), 'Arguments')}"
         )
     return plugin, arguments
+
+
+def default(target: str, group: str, argument: str) -> Any:
+    """The default of a plugin's argument; None where its signature does not tell."""
+    try:
+        parameter = inspect.signature(resolve(target, group)).parameters.get(argument)
+    except (ConfigError, TypeError, ValueError):
+        return None
+    return parameter.default if parameter else None
 
 
 def build(spec: Mapping[str, Any], group: str, name: str = "", **offered: Any) -> Any:

@@ -4,7 +4,18 @@ from trainer.callbacks.base import Callback, Callbacks, Run
 from trainer.callbacks.early_stopping import EarlyStopping
 from trainer.callbacks.non_finite_guard import NonFiniteGuard
 from trainer.callbacks.progress import Progress
+from trainer.callbacks.report import Report
 from trainer.callbacks.summary import Summary
 from trainer.callbacks.time_limit import TimeLimit
 
-__all__ = ["Callback", "Callbacks", "EarlyStopping", "NonFiniteGuard", "Progress", "Run", "Summary", "TimeLimit"]
+__all__ = [
+    "Callback",
+    "Callbacks",
+    "EarlyStopping",
+    "NonFiniteGuard",
+    "Progress",
+    "Report",
+    "Run",
+    "Summary",
+    "TimeLimit",
+]

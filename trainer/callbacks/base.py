@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 from trainer.metrics import StepMetrics
 from trainer.state import PyTree, TrainState
 from trainer.stopping import StopFlag, StopReason
-from trainer.task import Task
+from trainer.task import Comparison, Task
 from trainer.writers import MultiWriter
 
 
@@ -26,6 +26,7 @@ class Run:
       frozen: upstream parameters.
       writer: writes to all writers of the run.
       scalars: the last value of every scalar that was logged.
+      comparisons: the evaluators' figures and what they are to be judged by.
       saved: the step of the newest checkpoint that was handed to the disk, or None.
       first_step_s: seconds from the first step's start until its update was dispatched, mostly compilation.
     """
@@ -39,6 +40,7 @@ class Run:
     frozen: Mapping[str, PyTree]
     writer: MultiWriter
     scalars: dict[str, float]
+    comparisons: Sequence[Comparison] = ()
     saved: int | None = None
     first_step_s: float | None = None
     flag: StopFlag = dataclasses.field(default_factory=StopFlag, repr=False)
