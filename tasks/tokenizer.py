@@ -13,7 +13,7 @@ from models.normalization import RunningRms, init_rms, normalize
 from models.tokenizer import Tokenizer, TokenizerConfig, from_patches, random_patch_mask, to_float, to_patches
 from tasks import pictures
 from trainer.errors import ConfigError
-from trainer.task import Batch, Evaluation, Evaluator, LossOutput, Task, Upstream
+from trainer.task import Batch, Comparison, Evaluation, Evaluator, LossOutput, Task, Upstream
 
 MAX_MASK_PROBABILITY = 0.9  # Dreamer 4, §3.1: p ~ U(0, 0.9)
 
@@ -60,16 +60,15 @@ class TokenizerTask(Task):
             self.config = TokenizerConfig.from_dict({**self._model_fields, "image": image})
         except (TypeError, ValueError) as e:
             raise ConfigError(f"task.model: {e}") from e
-        self._frozen = {}
-        if self.lpips_weight:
-            try:
-                self._frozen["lpips"] = lpips.load(self.lpips_weights or "(task.lpips_weights is not set)")
-            except (OSError, ValueError) as e:
-                raise ConfigError(f"task.lpips_weight = {self.lpips_weight}: {e}") from e
 
     def frozen(self) -> Mapping[str, Any]:
-        """The perceptual loss's network, where it is used."""
-        return self._frozen
+        """The perceptual loss's network, where it is used; read here, as later phases do without its file."""
+        if not self.lpips_weight:
+            return {}
+        try:
+            return {"lpips": lpips.load(self.lpips_weights or "(task.lpips_weights is not set)")}
+        except (OSError, ValueError) as e:
+            raise ConfigError(f"task.lpips_weight = {self.lpips_weight}: {e}") from e
 
     def model(self, params: functional.Params) -> Tokenizer:
         """The tokenizer with these parameters."""
@@ -134,6 +133,11 @@ class TokenizerTask(Task):
 
 class Reconstruction(Evaluator):
     """`eval/psnr` (all patches, nothing masked) and `eval/psnr_masked` (hidden patches only, p ~ U(0, 0.9))."""
+
+    comparisons = (
+        Comparison("eval/psnr", "reconstruction of whole frames", "dB"),
+        Comparison("eval/psnr_masked", "reconstruction of what is hidden", "dB"),
+    )
 
     def __init__(self, task: TokenizerTask, *, clips: int, every: int | None = None):
         self.task, self.clips, self.every = task, clips, every

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from trainer.experiment import run as run
     from trainer.state import TrainState as TrainState
     from trainer.state import apply_gradients as apply_gradients
+    from trainer.task import Comparison as Comparison
     from trainer.task import Evaluation as Evaluation
     from trainer.task import Evaluator as Evaluator
     from trainer.task import LossOutput as LossOutput
@@ -45,6 +46,7 @@ _HOME = {
     "Trainer": "trainer",
     "TrainState": "state",
     "apply_gradients": "state",
+    "Comparison": "task",
     "Evaluation": "task",
     "Evaluator": "task",
     "LossOutput": "task",

@@ -8,10 +8,13 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from trainer import plugins
 from trainer.errors import ConfigError
 
 # Fields that cannot change what a run computes or writes.
 NEUTRAL = ("name", "root", "upstream_autotrain", "compilation_cache")
+# Fields that are one plugin each, and its group; in the others, such as `callbacks`, every entry is a plugin.
+_PLUGIN_GROUPS = {"task": "tasks", "data": "data", "eval_data": "data"}
 
 
 def to_json(config: ConfigDict) -> dict[str, Any]:
@@ -50,15 +53,44 @@ def _from_json(value: Any) -> Any:
 
 
 def diff(stored: ConfigDict, given: ConfigDict, ignore: Sequence[str] = ()) -> list[str]:
-    """The fields that differ, as lines `key: stored → given`; those below `ignore` do not count."""
-    a, b = _flat(to_json(stored)), _flat(to_json(given))
+    """The fields that differ, as lines `key: stored → given`; those below `ignore` do not count.
+
+    A run outlives the code's new fields: what `stored` lacks may be given at the trainer's default, and a plugin's
+    field that one of them lacks stands for the default in the plugin's signature.
+    """
+    from trainer.config import base_config  # which imports this module
+
+    a, b, base = _flat(to_json(stored)), _flat(to_json(given)), _flat(to_json(base_config()))
     lines = []
     for key in sorted(a.keys() | b.keys()):
         if any(key == name or key.startswith(f"{name}.") for name in ignore):
             continue
-        if key not in a or key not in b or a[key] != b[key] or isinstance(a[key], bool) != isinstance(b[key], bool):
+        if key in a and key in b:
+            same = _equal(a[key], b[key])
+        else:
+            same = (key not in a and key in base and _equal(base[key], b[key])) or _at_default(key, a, b)
+        if not same:
             lines.append(f"{key}: {_show(a, key)} → {_show(b, key)}")
     return lines
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return a == b and isinstance(a, bool) == isinstance(b, bool)
+
+
+def _at_default(key: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Whether a field that only one config has is a plugin's, both name this plugin, and the value is the default."""
+    group, *path = key.split(".")
+    entry = [group] if group in _PLUGIN_GROUPS else [group, *path[:1]]
+    target = a.get(".".join([*entry, "target"]))
+    if target is None or target != b.get(".".join([*entry, "target"])):
+        return False
+    argument = key.removeprefix(".".join(entry) + ".")
+    try:
+        default = _jsonable(plugins.default(target, _PLUGIN_GROUPS.get(group, group), argument), key)
+    except ConfigError:
+        return False
+    return _equal(default, a[key] if key in a else b[key])
 
 
 def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -75,7 +107,7 @@ def _show(flat: Mapping[str, Any], key: str) -> str:
     return json.dumps(flat[key], ensure_ascii=False) if key in flat else "(absent)"
 
 
-def config_hash(config: ConfigDict) -> str:
+def config_hash(config: ConfigDict | Mapping[str, Any]) -> str:
     """Twelve hexadecimal digits that change with every field that can change the run."""
-    data = {k: v for k, v in to_json(config).items() if k not in NEUTRAL}
+    data = {k: v for k, v in _jsonable(config, "").items() if k not in NEUTRAL}
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:12]

@@ -11,7 +11,7 @@ from trainer.errors import ConfigError, DataError
 from trainer.feed import HeldOut
 from trainer.metrics import StepMetrics, add_up
 from trainer.state import PyTree, TrainState
-from trainer.task import Evaluation, Evaluator
+from trainer.task import Batch, Comparison, Evaluation, Evaluator
 
 
 class HeldOutMetrics(Evaluator):
@@ -55,6 +55,16 @@ class Evaluations:
         self._evaluators = dict(evaluators)
         self._every = every
         self._seed = seed
+
+    @property
+    def comparisons(self) -> tuple[Comparison, ...]:
+        """What all of them give to judge a run by."""
+        return tuple(comparison for e in self._evaluators.values() for comparison in e.comparisons)
+
+    def check(self, example: Batch | None) -> None:
+        """Lets each look at the shapes of a held-out batch, or at None where there is none; see `Evaluator.check`."""
+        for evaluator in self._evaluators.values():
+            evaluator.check(example)
 
     def due(self, step: int, last: bool) -> list[str]:
         """Names of those to run at `step`."""

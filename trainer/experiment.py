@@ -4,7 +4,7 @@ import contextlib
 import platform
 import sys
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,10 +62,8 @@ def run(config: ConfigDict, workdir: str | Path | None = None, mode: str = "fit"
         raise UserError(
             f"upstream {phase.name!r}: the run in {phase.folder} is {phase.status}. Train it first:\n  {phase.command}"
         )
-    for phase in missing:
-        check_parts(phase.config)
     if missing:
-        _data(config)  # what is wrong with it should not show only after hours of upstream training
+        _check_chain(config, folder, phases, missing)
     for phase in missing:
         verb = "training it first" if phase.status == "missing" else "continuing it first"
         _say(f"upstream {phase.name!r}: the run in {phase.folder} is {phase.status}; {verb} ({phase.source}).")
@@ -109,13 +107,13 @@ def _fit(config: ConfigDict, folder: Path) -> FitResult:
     loaded = upstream.load(config)
     provenance = upstream.provenance(loaded)
     trainer = _trainer(config, folder, data, eval_data, loaded, provenance)
-    example = trainer.program.example  # sets the task up, so that what is wrong with it leaves no trace
+    trainer.check()  # so that what cannot work leaves no trace
     with _only_process(folder):
         if run_folder.check(folder, config) and run_folder.has_results(folder):
             upstream.verify(folder, loaded)
         elif jax.process_index() == 0:
             run_folder.store(folder, config, provenance)
-            run_folder.write_example(folder, example)
+            run_folder.write_example(folder, trainer.program.example)
         return trainer.fit()
 
 
@@ -127,18 +125,47 @@ def _evaluate(config: ConfigDict, folder: Path) -> dict[str, float]:
 
 
 def _dry_run(config: ConfigDict, folder: Path) -> dict[str, Any]:
-    phases = upstream.plan(config, folder)
     data, eval_data = _data(config)
-
-    def example(phase: upstream.Phase) -> Batch:
-        if (phase.folder / run_folder.EXAMPLE).exists():
-            return run_folder.read_example(phase.folder)
-        source = plugins.build(phase.config.data, "data")
-        source.prepare()
-        return peek(source, phase.config.seed)
-
-    loaded = upstream.stand_ins(config, phases, example)
+    loaded = upstream.stand_ins(config, upstream.plan(config, folder), _example)
     return _trainer(config, folder, data, eval_data, loaded, {}).dry_run()
+
+
+def _check_chain(
+    config: ConfigDict, folder: Path, phases: Sequence[upstream.Phase], missing: Sequence[upstream.Phase]
+) -> None:
+    """Refuses now what would otherwise show after hours, when a later phase of a chain begins."""
+    built: dict[Path, Upstream] = {}
+
+    def check(config: ConfigDict, folder: Path, data: DataSource, eval_data: DataSource | None) -> None:
+        loaded = upstream.stand_ins(config, phases, _example, built)
+        _trainer(config, folder, data, eval_data, loaded, {}).check()
+
+    for phase in missing:
+        with _named(phase):
+            check_parts(phase.config)
+    sources = _data(config)
+    for phase in missing:
+        with _named(phase):
+            check(phase.config, phase.folder, *_data(phase.config))
+    check(config, folder, *sources)
+
+
+@contextlib.contextmanager
+def _named(phase: upstream.Phase) -> Iterator[None]:
+    """Puts the phase's name before the message of an error."""
+    try:
+        yield
+    except UserError as e:
+        raise type(e)(f"upstream {phase.name!r} ({phase.source}): {e}") from e
+
+
+def _example(phase: upstream.Phase) -> Batch:
+    """The shapes of a phase's batches, as its run stored them or else from its data."""
+    if (phase.folder / run_folder.EXAMPLE).exists():
+        return run_folder.read_example(phase.folder)
+    source = plugins.build(phase.config.data, "data")
+    source.prepare()
+    return peek(source, phase.config.seed)
 
 
 def _trainer(

@@ -75,17 +75,31 @@ def open_iterator(source: DataSource, seed: int) -> DataIterator:
     return source.iterator(seed=seed, process_index=jax.process_index(), process_count=jax.process_count())
 
 
-def peek(source: DataSource, seed: int) -> Batch:
-    """Shapes and dtypes of the first batch, read with an iterator of its own.
+def first_batch(source: DataSource, seed: int, what: str = "training") -> Batch:
+    """The first batch, read with an iterator of its own.
+
+    Args:
+      source: the data, prepared.
+      seed: of the data order.
+      what: "training" or "held-out", for the message.
 
     Raises:
       DataError: there is none.
     """
     try:
-        batch = next(open_iterator(source, seed))
+        return next(open_iterator(source, seed))
     except StopIteration:
-        raise DataError(f"The training data has no batch: {json.dumps(source.fingerprint())}.") from None
+        raise DataError(f"The {what} data has no batch: {json.dumps(source.fingerprint())}.") from None
+
+
+def shapes(batch: Batch) -> Batch:
+    """Shapes and dtypes of a batch, as they will be on the device."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.canonicalize_dtype(x.dtype)), batch)
+
+
+def peek(source: DataSource, seed: int, what: str = "training") -> Batch:
+    """Shapes and dtypes of the first batch; see `first_batch`."""
+    return shapes(first_batch(source, seed, what))
 
 
 def signature(batch: Batch) -> tuple[Any, ...]:

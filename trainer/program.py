@@ -7,9 +7,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from trainer import sharding
+from trainer.errors import ConfigError
 from trainer.metrics import StepMetrics
 from trainer.state import PyTree, TrainState
 from trainer.task import Batch, Task
@@ -24,7 +26,7 @@ class Program:
       state: shapes, dtypes and shardings of the training state.
       example: shapes and dtypes of a batch.
       frozen: upstream parameters on the devices.
-      init: key → state.
+      init: key → state of a new run.
       step: (state, frozen, batch) → (state, metrics); the state is donated. jit compiles once per shape of batch.
       eval_step: (params, frozen, batch, key, step, extra) → metrics.
     """
@@ -45,28 +47,69 @@ def build(
     """Builds the program of a task that has been set up; nothing is compiled before it is called."""
     tx, everywhere = task.optimizer(optimizer), sharding.replicated(mesh)
 
-    def init(key: jax.Array) -> TrainState:
-        params_key, run_key = jax.random.split(key)
-        params = task.init_params(params_key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example))
+    def init_params(key: jax.Array) -> PyTree:
+        return task.init_params(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example))
+
+    def init_state(params: PyTree, rng: jax.Array) -> TrainState:
+        # Copies, as the state will be donated and what `warm_start` gave may be in use elsewhere.
+        params = jax.tree.map(lambda x: jnp.array(x, x.dtype), params)
         ema = None if ema_decay is None else jax.tree.map(jnp.copy, params)
         zero = jnp.zeros((), jnp.int32)
-        return TrainState(zero, params, tx.init(params), ema, task.init_extra(params), run_key, jnp.copy(zero))
+        return TrainState(zero, params, tx.init(params), ema, task.init_extra(params), rng, jnp.copy(zero))
 
     def step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, StepMetrics]:
         state, metrics = task.train_step(state, frozen, batch, tx, ema_decay=ema_decay)
         return state, StepMetrics.pack(metrics)
 
-    abstract = jax.eval_shape(init, jax.random.key(0))
+    abstract = jax.eval_shape(lambda key: init_state(init_params(key), key), jax.random.key(0))
     shardings = sharding.state_sharding(mesh, rules, abstract)
+    fresh, begin = jax.jit(init_params, out_shardings=shardings.params), jax.jit(init_state, out_shardings=shardings)
+
+    def init(key: jax.Array) -> TrainState:
+        params_key, run_key = jax.random.split(key)
+        return begin(_warm_start(task, fresh(params_key)), run_key)
+
     return Program(
         mesh=mesh,
         state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings),
         example=example,
         frozen=jax.device_put(dict(task.frozen()), everywhere),
-        init=jax.jit(init, out_shardings=shardings),
+        init=init,
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere)),
         eval_step=jax.jit(lambda *args: StepMetrics.pack(task.eval_step(*args))),
     )
+
+
+def _warm_start(task: Task, params: PyTree) -> PyTree:
+    """What `task.warm_start` makes of `params`, placed like these.
+
+    Raises:
+      ConfigError: it is no tree of the same structure, shapes and dtypes.
+    """
+    given = task.warm_start(params)
+    have, want = _described(given), _described(params)
+    lines = [
+        f"{name}: given {have.get(name, '(absent)')}, expected {want.get(name, '(absent)')}"
+        for name in dict.fromkeys([*want, *have])
+        if have.get(name) != want.get(name)
+    ]
+    if not lines:
+        structures: tuple[Any, Any] = jax.tree.structure(given), jax.tree.structure(params)
+        lines = [] if structures[0] == structures[1] else ["given {}, expected {}".format(*structures)]
+    if lines:
+        more = f"\n  … and {len(lines) - 10} more" if len(lines) > 10 else ""
+        raise ConfigError(
+            f"{type(task).__name__}.warm_start must keep the structure, shapes and dtypes that init_params made:"
+            + "".join(f"\n  {line}" for line in lines[:10])
+            + f"{more}\nGive the model the settings of the run that the parameters come from."
+        )
+    return jax.tree.map(lambda new, old: new if new is old else sharding.put_tree(new, old.sharding), given, params)
+
+
+def _described(params: PyTree) -> dict[str, str]:
+    leaves = jax.tree_util.tree_leaves_with_path(params)
+    kinds = [(path, getattr(leaf, "dtype", type(leaf).__name__), np.shape(leaf)) for path, leaf in leaves]
+    return {sharding.path_name(path): f"{dtype}{list(shape)}" for path, dtype, shape in kinds}
 
 
 def measure(program: Program) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from trainer.config import read_json
-from trainer.config_json import NEUTRAL, diff, to_json
+from trainer.config_json import NEUTRAL, config_hash, diff, to_json
 from trainer.errors import ConfigError, UserError
 
 CONFIG = "config.json"
@@ -126,6 +126,12 @@ def store(folder: Path, config: ConfigDict, provenance: Mapping[str, Any]) -> No
 def stored_provenance(folder: Path) -> dict[str, Any]:
     """The upstream runs that the run was started on."""
     return json.loads((folder / CONFIG).read_text()).get("upstream") or {}
+
+
+def stored_hash(folder: Path) -> str:
+    """The hash of the run's config as it was written: fields that the code has gained since do not change it."""
+    data = json.loads((folder / CONFIG).read_text())
+    return config_hash(data.get("config", data))
 
 
 def version() -> str:

@@ -2,9 +2,10 @@
 
 import abc
 import dataclasses
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -37,16 +38,37 @@ class Upstream:
     Attributes:
       task: its task, rebuilt from its own `config.json` and set up.
       params: its parameters (the moving average where it kept one).
-      frozen: the frozen parameters of its own upstream runs.
       run: its run folder.
       step: the step of the checkpoint that was read.
     """
 
     task: "Task"
     params: PyTree
-    frozen: Mapping[str, PyTree]
     run: Path
     step: int
+
+    @functools.cached_property
+    def frozen(self) -> Mapping[str, PyTree]:
+        """Its task's frozen parameters; made when first asked for, as they may need files that nobody else does."""
+        return self.task.frozen()
+
+
+class Comparison(NamedTuple):
+    """A figure and what it is to be judged by: a row of the report's table.
+
+    Attributes:
+      metric: the scalar, as it is logged (`rollout/psnr_k4`).
+      meaning: a few words for a reader who sees it for the first time.
+      unit: such as "dB", "nats"; empty for a plain number.
+      better: which way is better.
+      references: by kind (`floor`, `ceiling`, `oracle`, `random` …) another logged scalar's name, or a number.
+    """
+
+    metric: str
+    meaning: str
+    unit: str = ""
+    better: Literal["higher", "lower"] = "higher"
+    references: Mapping[str, str | float] = {}
 
 
 class Evaluation(NamedTuple):
@@ -68,9 +90,21 @@ class Evaluator(abc.ABC):
 
     Attributes:
       every: steps between two evaluations; None for the run's `eval_every`. The last step is always evaluated.
+      comparisons: its most important figures and what they are to be judged by, for the report.
     """
 
     every: int | None = None
+    comparisons: Sequence[Comparison] = ()
+
+    def check(self, example: Batch | None) -> None:  # noqa: B027 - optional hook
+        """Called once before a run starts or is evaluated, so that what cannot work leaves no trace.
+
+        Args:
+          example: shapes and dtypes of a held-out batch; None where the run has no held-out data.
+
+        Raises:
+          UserError: the evaluator cannot work on such batches.
+        """
 
     @abc.abstractmethod
     def evaluate(
@@ -105,9 +139,24 @@ class Task(abc.ABC):
           example: a training batch's shapes and dtypes (`jax.ShapeDtypeStruct` leaves).
         """
 
+    def check_batch(self, batch: Batch) -> None:  # noqa: B027 - optional hook
+        """Called once, after `setup`, with the first training batch as numpy arrays: looks at values, not only shapes.
+
+        Raises:
+          UserError: the task cannot learn from such data.
+        """
+
     @abc.abstractmethod
     def init_params(self, rng: jax.Array, batch: Batch) -> PyTree:
         """(traced) Initial parameters; `batch` gives shapes only."""
+
+    def warm_start(self, params: PyTree) -> PyTree:
+        """Parameters that a new run starts from: `params`, as `init_params` made them, or upstream's in their place.
+
+        Called once, outside `jax.jit`, where a run starts anew; never where it continues from a checkpoint. Structure,
+        shapes and dtypes must stay what they are.
+        """
+        return params
 
     @abc.abstractmethod
     def loss(

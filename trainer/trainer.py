@@ -18,7 +18,7 @@ from trainer.checkpoints import Checkpoints, Restored
 from trainer.data import DataIterator, DataSource
 from trainer.errors import CheckpointError, DataError
 from trainer.evaluation import Evaluations, HeldOutMetrics, is_due, merge_evaluators
-from trainer.feed import Fed, Feed, HeldOut, open_iterator, peek, signature
+from trainer.feed import Fed, Feed, HeldOut, first_batch, open_iterator, peek, shapes, signature
 from trainer.metrics import Clock, StepMetrics, Window
 from trainer.stopping import StopFlag, StopReason, stop_on_signals
 from trainer.task import Batch, Evaluation, Evaluator, Task, Upstream
@@ -91,6 +91,22 @@ class Trainer:
     upstream: Mapping[str, Upstream] = dataclasses.field(default_factory=dict)
     mesh_shape: tuple[int, int] | None = None
     sharding_rules: Sequence[sharding.Rule] = ()
+    _checked: bool = dataclasses.field(default=False, init=False, repr=False)
+
+    def check(self) -> None:
+        """Sets the task up and lets it and the evaluators look at the data, without writing anything.
+
+        `fit` does so first, unless it has been done.
+
+        Raises:
+          UserError: something in the settings or the data cannot work.
+        """
+        if not self._checked:
+            _ = self.program  # sets the task up
+            self.task.check_batch(self._first_batch)
+            del self._first_batch
+            self._check_evaluators()
+            self._checked = True
 
     def fit(self) -> FitResult:
         """Trains until the last step or a stop.
@@ -115,6 +131,7 @@ class Trainer:
         restored = Checkpoints(self.workdir).restore(self.program.state)
         if restored is None:
             raise CheckpointError(f"{self.workdir} has no checkpoint to evaluate: train first, with --mode=fit.")
+        self._check_evaluators()
         step, seconds = restored.meta["step"], restored.meta["seconds"]
         writers = [writer for writer in self.writers if not keeps_record(writer)]
         with contextlib.closing(MultiWriter(writers, lambda: seconds)) as writer:
@@ -130,13 +147,16 @@ class Trainer:
     @functools.cached_property
     def program(self) -> program.Program:
         """The task, set up and ready to compile."""
-        self.data.prepare()
-        if self.eval_data is not None:
-            self.eval_data.prepare()
-        example = peek(self.data, self.seed)
+        example = shapes(self._first_batch)
         self.task.setup(self.upstream, example)
         rules, mesh = tuple(self.sharding_rules), sharding.make_mesh(self.mesh_shape)
         return program.build(self.task, self.optimizer, example, mesh=mesh, rules=rules, ema_decay=self.ema_decay)
+
+    @functools.cached_property
+    def _first_batch(self) -> Batch:
+        """The first training batch; `check` lets go of it."""
+        self.data.prepare()
+        return first_batch(self.data, self.seed)
 
     @functools.cached_property
     def evaluations(self) -> Evaluations:
@@ -145,6 +165,11 @@ class Trainer:
         own = {} if self.eval_data is None else {"eval": held_out}
         evaluators = merge_evaluators(own, self.task.evaluators(), self.evaluators)
         return Evaluations(evaluators, self.eval_every, self.seed)
+
+    def _check_evaluators(self) -> None:
+        if self.eval_data is not None:
+            self.eval_data.prepare()
+        self.evaluations.check(None if self.eval_data is None else peek(self.eval_data, self.seed, "held-out"))
 
     @functools.cached_property
     def held_out(self) -> HeldOut:
@@ -160,6 +185,7 @@ class _Fit:
     """One call of `Trainer.fit`."""
 
     def __init__(self, trainer: Trainer, flag: StopFlag) -> None:
+        trainer.check()
         self.trainer, self.program = trainer, trainer.program
         self.clock, self.window = Clock(), Window()
         self.callbacks = Callbacks(trainer.callbacks)
@@ -172,7 +198,7 @@ class _Fit:
         self.run = Run(
             workdir=trainer.workdir, task=trainer.task, config=trainer.config, steps=trainer.steps, step=0,
             state=restored.state if restored else self.program.init(jax.random.key(trainer.seed)),
-            frozen=self.program.frozen, scalars={}, flag=flag,
+            frozen=self.program.frozen, scalars={}, flag=flag, comparisons=trainer.evaluations.comparisons,
             writer=MultiWriter(trainer.writers if jax.process_index() == 0 else (), lambda: self.clock.seconds),
         )  # fmt: skip
         iterator = open_iterator(trainer.data, trainer.seed)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from trainer import checkpoints, plugins, run_folder
 from trainer.config import check_complete, load_config
-from trainer.config_json import NEUTRAL, config_hash, diff
+from trainer.config_json import NEUTRAL, diff
 from trainer.errors import CheckpointError, ConfigError
 from trainer.task import Batch, Upstream
 
@@ -148,20 +148,24 @@ def _load(run: Path, step: int | None, loaded: dict[Path, Upstream]) -> Upstream
     wanted = jax.eval_shape(task.init_params, jax.random.key(0), example)
     read = checkpoints.read_params(run, step, wanted)
     params = jax.device_put(read.params)  # once, not at every step that takes them as an argument
-    loaded[place] = Upstream(task=task, params=params, frozen=task.frozen(), run=run, step=read.step)
+    loaded[place] = Upstream(task=task, params=params, run=run, step=read.step)
     return loaded[place]
 
 
-def stand_ins(config: ConfigDict, phases: Sequence[Phase], example: Callable[[Phase], Batch]) -> dict[str, Upstream]:
-    """Stand-ins for the runs that `config.upstream` names, for a dry run: tasks are built, parameters are zeros.
+def stand_ins(
+    config: ConfigDict, phases: Sequence[Phase], example: Callable[[Phase], Batch],
+    built: dict[Path, Upstream] | None = None,
+) -> dict[str, Upstream]:  # fmt: skip
+    """Stand-ins for the runs that `config.upstream` names, before they are trained: parameters are zeros.
 
     Args:
       config: the config of the run itself.
       phases: what `plan` returned.
       example: gives the shapes of a phase's batches.
+      built: stand-ins that are there already, by folder; new ones are added.
     """
     by_place = {phase.folder.resolve(): phase for phase in phases}
-    built: dict[Path, Upstream] = {}
+    built = {} if built is None else built
 
     def build(entry: Mapping[str, Any]) -> Upstream:
         place = Path(entry["run"]).expanduser().resolve()
@@ -171,7 +175,7 @@ def stand_ins(config: ConfigDict, phases: Sequence[Phase], example: Callable[[Ph
             task.setup({name: build(below) for name, below in phase.config.upstream.items()}, batch)
             shapes = jax.eval_shape(task.init_params, jax.random.key(0), batch)
             params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-            built[place] = Upstream(task=task, params=params, frozen=task.frozen(), run=phase.folder, step=0)
+            built[place] = Upstream(task=task, params=params, run=phase.folder, step=0)
         return built[place]
 
     return {name: build(entry) for name, entry in config.upstream.items()}
@@ -183,7 +187,7 @@ def provenance(upstream: Mapping[str, Upstream]) -> dict[str, Any]:
         name: {
             "run": str(run.run),
             "step": int(run.step),
-            "config": config_hash(run_folder.read_config(run.run)),
+            "config": run_folder.stored_hash(run.run),
         }
         for name, run in upstream.items()
     }

@@ -66,6 +66,20 @@ def test_a_mistake_in_the_command_is_named_with_the_way_out(main, empty, content
     refused(main, contents, empty, arguments, parts)
 
 
+@pytest.mark.parametrize(
+    ("setting", "parts"),
+    [
+        ("task.model.packing=3", ["8 latent tokens do not pack by 3"]),
+        ("task.rollout.context=64", ["rollouts give 64 frames", "held-out clips have 64", "eval_data.length"]),
+    ],
+)
+def test_a_setting_that_does_not_fit_is_refused_before_the_tokenizer_is_trained(
+    main, workspace, contents, setting, parts
+):
+    shutil.rmtree(workspace / "logs")
+    refused(main, contents, workspace, [DYNAMICS, f"--config.{setting}"], parts)
+
+
 def test_a_missing_upstream_that_may_not_be_trained_comes_with_its_command(main, empty, contents):
     command = "python -m trainer --config=configs/tokenizer.py:smoke"
     parts = ["upstream 'tokenizer': the run in logs/tokenizer-smoke is missing", command]

@@ -170,3 +170,10 @@ def test_settings_out_of_range_are_refused(settings):
     (name,) = settings
     with pytest.raises(ValueError, match=f"^{name} must be"):
         TokenizerTask(model=TOKENIZER, **settings)
+
+
+def test_only_training_needs_the_weights_of_the_perceptual_loss():
+    task = make_task(random_batch(), lpips_weight=0.2, lpips_weights="absent.npz")
+    with pytest.raises(ConfigError, match=r"task.lpips_weight = 0.2: no LPIPS weights at absent.npz.*lpips_weight=0"):
+        task.frozen()
+    assert make_task(random_batch()).frozen() == {}

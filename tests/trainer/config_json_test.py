@@ -1,3 +1,7 @@
+import functools
+import json
+import operator
+
 import pytest
 from ml_collections import ConfigDict
 from toy_config import get_config
@@ -51,3 +55,55 @@ def test_the_hash_ignores_what_cannot_change_the_run(config):
     assert config_hash(config) == before
     override(config, "seed", "1")
     assert config_hash(config) != before
+
+
+@pytest.mark.parametrize(
+    ("key", "default", "other"),
+    [
+        ("task.scale", 1.0, 2.0),
+        ("eval_data.width", 3, 4),
+        ("callbacks.stop.marker", "stopped", "elsewhere"),
+        ("task.nested.limit", None, 3),
+        ("task.nested.on", None, False),
+    ],
+)
+def test_a_field_of_a_plugin_that_one_config_lacks_stands_for_its_default(config, key, default, other):
+    config.callbacks.stop = {"target": "toy_parts:StopAt", "step": 1}
+    *groups, name = key.split(".")
+
+    def having(**field):
+        changed = config.copy_and_resolve_references()
+        group = functools.reduce(operator.getitem, groups, changed)
+        if name in group:
+            del group[name]
+        group.update(field)
+        return changed
+
+    lacking = having()
+    assert diff(lacking, having(**{name: default})) == diff(having(**{name: default}), lacking) == []
+    shown = json.dumps(other)
+    assert diff(lacking, having(**{name: other})) == [f"{key}: (absent) → {shown}"]
+    assert diff(having(**{name: other}), lacking) == [f"{key}: {shown} → (absent)"]
+
+
+def test_what_is_stored_may_lack_the_trainers_new_defaults(config):
+    older, newer = config.copy_and_resolve_references(), config.copy_and_resolve_references()
+    newer.callbacks.progress = {"target": "progress"}
+    del older["keep_checkpoints"]
+    assert diff(older, newer) == []
+    assert diff(newer, older) == [
+        'callbacks.progress.target: "progress" → (absent)',
+        "keep_checkpoints: 3 → (absent)",
+    ]
+    newer.callbacks.progress = {"target": "progress", "order": 7}
+    newer.keep_checkpoints = 4
+    assert diff(older, newer) == ["callbacks.progress.order: (absent) → 7", "keep_checkpoints: (absent) → 4"]
+
+
+def test_defaults_are_those_of_the_same_plugin(config):
+    other = config.copy_and_resolve_references()
+    other.eval_data = {}
+    assert diff(config, other) == [
+        "eval_data.batch_size: 8 → (absent)",
+        'eval_data.target: "toy_parts:Numbers" → (absent)',
+    ]

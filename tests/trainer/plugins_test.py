@@ -37,6 +37,7 @@ def test_offers_are_passed_only_where_they_are_named():
         ({"target": "toy_parts:Constant"}, "evaluators", ["evaluators.x", "needs 'value'"]),
         ({"target": "toy_parts:Line", "width": 0}, "tasks", ["tasks.x", "width = 0 must be at least 1"]),
         ({"target": "toy_parts:NoPlugin"}, "tasks", ["NoPlugin", "does not inherit from trainer.task.Task"]),
+        ({"target": "toy_parts:NoPlugin"}, "evaluators", ["does not inherit from trainer.task.Evaluator"]),
         ({"target": "toy_parts:NoPlugin"}, "data", ["NoPlugin without prepare, iterator, fingerprint"]),
         ({"target": "toy_parts:NoPlugin"}, "writers", ["without write_scalars"]),
     ],

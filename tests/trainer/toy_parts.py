@@ -7,22 +7,36 @@ import jax.numpy as jnp
 import numpy as np
 
 from trainer.callbacks import Callback
+from trainer.errors import ConfigError
 from trainer.task import Evaluation, Evaluator, LossOutput, Task
 
 
 class Line(Task):
-    """Fits y = x w; with an upstream run it fits what that run leaves over."""
+    """Fits y = x w; with an upstream run it fits what that run leaves over. `teacher`: a file that training needs."""
 
-    def __init__(self, width: int = 4, scale: float = 1.0, nested: dict | None = None):
+    def __init__(self, width: int = 4, scale: float = 1.0, nested: dict | None = None, teacher: str = ""):
         if width < 1:
             raise ValueError(f"width = {width} must be at least 1")
-        self.width, self.scale, self.nested = width, scale, nested or {}
+        self.width, self.scale, self.nested, self.teacher = width, scale, nested or {}, teacher
+        self.shown = []
 
     def setup(self, upstream, example):
         self.example = example
         self.upstream = dict(upstream)
+        for run in upstream.values():
+            if run.task.width != self.width:
+                raise ConfigError(f"the task has width {self.width}, the run in {run.run} width {run.task.width}")
+
+    def check_batch(self, batch):
+        self.shown.append("batch")
+
+    def warm_start(self, params):
+        self.shown.append("params")
+        return params
 
     def frozen(self):
+        if self.teacher and not Path(self.teacher).exists():
+            raise ConfigError(f"there is no teacher at {self.teacher}")
         return {name: run.params for name, run in self.upstream.items()}
 
     def init_params(self, rng, batch):
@@ -79,7 +93,7 @@ class Absent(Numbers):
 class StopAt(Callback):
     """Asks for a resumable stop at a step, once: a file remembers it."""
 
-    def __init__(self, step: int, marker: str):
+    def __init__(self, step: int, marker: str = "stopped"):
         super().__init__()
         self.step, self.marker = step, Path(marker)
 
@@ -92,8 +106,12 @@ class StopAt(Callback):
 class Constant(Evaluator):
     """Reports a number."""
 
-    def __init__(self, value: float, task: Task | None = None):
-        self.value, self.task = value, task
+    def __init__(self, value: float, task: Task | None = None, rows: int = 1):
+        self.value, self.task, self.rows = value, task, rows
+
+    def check(self, example):
+        if example["x"].shape[0] < self.rows:
+            raise ConfigError(f"needs batches of {self.rows} rows, not {example['x'].shape[0]}")
 
     def evaluate(self, **_):
         return Evaluation(scalars={"constant/value": self.value, "constant/width": self.task.width})

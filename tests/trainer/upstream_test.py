@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from trainer import checkpoints, cli, load_upstream
+from trainer import checkpoints, cli, config, load_upstream
 from trainer.errors import CheckpointError
 
 HERE = Path(__file__).parent
@@ -195,3 +195,65 @@ def test_missing_data_shows_before_an_upstream_is_trained(main):
     assert code == 1
     assert "no such data set 'absent'" in error
     assert not Path("logs").exists()
+
+
+EVALUATOR = ["--config.evaluators.c.target=toy_parts:Constant", "--config.evaluators.c.value=1.0"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["--config.task.width=5"], "error: the task has width 5, the run in logs/first width 4"),
+        ([*EVALUATOR, "--config.evaluators.c.rows=9"], "error: needs batches of 9 rows, not 8"),
+        (["--config.sharding_rules=(('w', ('x', 'y', 'z')),)"], "The sharding rule 'w'"),
+    ],
+)
+def test_a_setting_that_does_not_fit_shows_before_an_upstream_is_trained(main, settings, message):
+    code, error = main(SECOND, *settings)
+    assert code == 1
+    assert message in error
+    assert not Path("logs").exists()
+
+
+def test_a_setting_that_does_not_fit_shows_before_the_first_of_many_phases_is_trained(main, folder):
+    text = (folder / "toy_config.py").read_text()
+    (folder / "wide.py").write_text(
+        text.replace("    return config", "        config.task.width = 5\n    return config")
+    )
+    third = ["--config.name=third", "--config.task.width=5", "--config.upstream.base.run=logs/second"]
+    code, error = main(SECOND, *third, "--config.upstream.base.config=wide.py:second")
+    assert code == 1
+    assert error == "error: upstream 'base' (wide.py:second): the task has width 5, the run in logs/first width 4\n"
+    assert not Path("logs").exists()
+
+
+def test_only_a_run_in_training_needs_the_files_of_its_frozen_parameters(main, folder):
+    text = (folder / "toy_config.py").read_text()
+    (folder / "toy_config.py").write_text(text.replace('"width": 4,', '"width": 4, "teacher": f"{preset}.npz",'))
+    Path("second.npz").touch()
+    code, error = main(SECOND)
+    assert (code, error) == (1, "error: upstream 'base' (toy_config.py:first): there is no teacher at first.npz\n")
+    assert not Path("logs").exists()
+    Path("first.npz").touch()
+    assert main("--config=toy_config.py:first")[0] == 0
+    Path("first.npz").unlink()
+    assert main(SECOND, "--mode=dry_run")[0] == 0
+    assert main(SECOND)[0] == 0
+    assert load_upstream("logs/second").task.shown == []  # an upstream run is neither checked nor started anew
+    Path("second.npz").unlink()
+    assert main(SECOND)[0] == 1
+
+
+def test_a_run_outlives_the_new_fields_of_the_code(main, monkeypatch):
+    main(SECOND, "--config.steps=2")
+    path = Path("logs/second/config.json")
+    stored = json.loads(path.read_text())
+    del stored["config"]["task"]["scale"]
+    path.write_text(json.dumps(stored))
+    monkeypatch.setattr(config, "SCHEMA", {**config.SCHEMA, "novel": (1, "a new field")})
+    assert main(SECOND, "--config.steps=2")[0] == 0
+    for setting in ("novel=2", "task.scale=2.0"):
+        code, error = main(SECOND, "--config.steps=2", f"--config.{setting}")
+        assert code == 1
+        assert "logs/second was started with another config" in error
+        assert setting.split("=")[0] in error
