@@ -42,6 +42,13 @@ class Environment(Protocol[State]):
     """Pure functions: `jax.jit` and `jax.vmap` apply, and all that changes is in the state.
 
     There is no automatic reset: after `is_last` the caller resets, or stops counting.
+
+    Two more methods are optional extras, for judging a policy; whoever uses them asks with `hasattr`:
+
+    - `optimal_action(state) -> Int[Array, ""]`, the best action there is; pure, as `step` is.
+    - `behavior_entropy(length, max_distance) -> Float[np.ndarray, "L"]`, the floor under a cloned policy's
+      cross-entropy, in nats: for n = 1 … L = `max_distance` the least mean cross-entropy of predicting the actions of
+      the policy that recorded the data at distances 1 … n, in clips of `length` frames that start at the reset.
     """
 
     @property

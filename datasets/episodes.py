@@ -13,7 +13,8 @@ from datasets.errors import DataError, near_matches
 
 Episode = dict[str, Any]  # Arrays [T, …] by batch name, or dicts of such arrays.
 REQUIRED = "frames"
-OPTIONAL = ("actions", "rewards", "is_first", "is_terminal")
+PER_EPISODE = {"task": np.int32, "relevant": np.bool_}
+OPTIONAL = ("actions", "rewards", "is_first", "is_terminal", *PER_EPISODE)
 
 
 class Episodes:
@@ -63,7 +64,14 @@ class Episodes:
         return len(self._source)
 
     def __getitem__(self, index: int) -> Episode:
-        """The episode: `frames` uint8 [T, H, W, C], and what the data set has of the rest."""
+        """The episode: `frames` uint8 [T, H, W, C], and what the data set has of the rest, one entry per frame.
+
+        `task` (int32) and `relevant` (bool) are the same at every frame: where the data set has them per step, as at
+        the episode's first.
+
+        Raises:
+          DataError: a feature is not of the type or length that its name promises.
+        """
         episode = self._cache.get(index)
         if episode is None:
             episode = self._read(index)
@@ -93,6 +101,9 @@ class Episodes:
                 f"{self.label} is {frames.dtype} {list(frames.shape)}. "
                 "Name another feature in the config: data.keys = {'frames': NAME}."
             )
+        for key in PER_EPISODE:
+            if key in episode:
+                episode[key] = self._repeat(key, episode[key], index, len(frames))
         for key, value in episode.items():
             lengths = {len(leaf) if leaf.ndim else 0 for leaf in jax.tree.leaves(value)}
             if lengths != {len(frames)}:
@@ -101,6 +112,19 @@ class Episodes:
                     f"it has {sorted(lengths)}."
                 )
         return episode
+
+    def _repeat(self, key: str, value: Any, index: int, length: int) -> np.ndarray:
+        """One entry per frame of what belongs to the whole episode."""
+        given = jax.tree.leaves(value)[0]
+        kinds = "iu" if key == "task" else "biu"
+        if given is not value or given.dtype.kind not in kinds or given.shape not in ((), (length,)):
+            raise DataError(
+                f"{key!r} must be {'an integer' if key == 'task' else 'a truth value'} per episode or per frame; "
+                f"{self._features[key]!r} of episode {index} of {self.label} is {given.dtype} {list(given.shape)}. "
+                f"Name another feature in the config, or none: data.keys = {{{key!r}: ''}}."
+            )
+        # `broadcast_to` and not an index: an episode may be empty.
+        return np.broadcast_to(given[:1] if given.ndim else given, length).astype(PER_EPISODE[key])
 
 
 def _match_features(label: str, present: Sequence[str], keys: Mapping[str, str]) -> dict[str, str]:
@@ -113,6 +137,8 @@ def _match_features(label: str, present: Sequence[str], keys: Mapping[str, str])
     features = {}
     for key in (REQUIRED, *OPTIONAL):
         feature = keys.get(key, key)
+        if feature == "" and key != REQUIRED:
+            continue
         if feature in present:
             features[key] = feature
         elif key == REQUIRED or feature != key:

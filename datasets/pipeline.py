@@ -9,6 +9,7 @@ batch = next(data.iterator(seed=0))
 
 import dataclasses
 import functools
+import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from datasets import builders
-from datasets.episodes import Episodes
+from datasets.episodes import PER_EPISODE, Episodes
 from datasets.errors import DataError
 from datasets.schedule import Schedule
 
@@ -38,9 +39,13 @@ class TfdsData:
     - `is_first` bool [B, T], true at an episode's first frame only, wherever the clip starts;
     - `independent` bool [B], rows of T single frames, each from another episode where there are so many;
     - `labelled` bool [B], whether `actions` may be used. Never so in independent rows: an action says nothing without
-      the frame before it.
+      the frame before it;
+    - `task` int32 [B], which of the data set's tasks the episode shows;
+    - `relevant` bool [B], whether cloning should learn from the episode.
 
-    Actions, rewards and continues are absent where the data set has none.
+    Actions, rewards, continues, task and relevant are absent where the data set has none. Task and relevant may be
+    stored per episode, or per step, of which the episode's first counts, wherever the clip starts; an independent row
+    takes those of its first frame's episode.
 
     Attributes:
       name: "name", "name/config" or "name/config:version": a folder of this package, or any data set known to TFDS
@@ -58,7 +63,8 @@ class TfdsData:
       shuffle: every epoch in another random order.
       num_epochs: passes over the episodes, each giving one clip per pass; rows left over at the end are dropped. None
         for ever.
-      keys: feature names by batch name, where they differ: {"frames": "video", "is_terminal": "done"}.
+      keys: feature names by batch name, where they differ: {"frames": "video", "is_terminal": "done"}. An
+        empty name leaves a feature out.
       cache: keep decoded episodes in memory.
       cache_bytes: up to this much of them. What does not fit is decoded at every use, which costs most in
         independent rows: T episodes each.
@@ -194,6 +200,9 @@ class _Batches:
             batch["rewards"] = batch["rewards"].astype(np.float32)
         if "is_terminal" in batch:
             batch["continues"] = 1 - batch.pop("is_terminal").astype(np.float32)
+        for key in PER_EPISODE:
+            if key in batch:
+                batch[key] = batch[key][:, 0]
         return {**batch, "independent": plan.independent, "labelled": labelled}
 
 
@@ -242,29 +251,47 @@ def _zero_unless(keep: np.ndarray, leaf: np.ndarray) -> np.ndarray:
     return np.where(keep.reshape(-1, *[1] * (leaf.ndim - 1)), leaf, np.zeros((), leaf.dtype))
 
 
+# Settings that are whole numbers, with the least they may be.
+_AT_LEAST = {
+    "batch_size": 1,
+    "length": 1,
+    "short_length": 1,
+    "short_batch_size": 1,
+    "long_every": 1,
+    "num_epochs": 1,
+    "read_threads": 1,
+    "read_ahead": 0,
+    "cache_bytes": 0,
+}
+_MAY_BE_NONE = ("short_length", "short_batch_size", "num_epochs")
+
+
 def _check(data: TfdsData) -> None:
     """Raises `DataError` for settings that cannot work, whatever the data set."""
-    for name in (
-        "batch_size",
-        "length",
-        "short_length",
-        "short_batch_size",
-        "long_every",
-        "num_epochs",
-        "read_threads",
-    ):
+    for name, least in _AT_LEAST.items():
         value = getattr(data, name)
-        if value is not None and value < 1:
-            raise DataError(f"--config.data.{name} must be at least 1, not {value}.")
+        if value is None and name in _MAY_BE_NONE:
+            continue
+        _check_type(name, value, numbers.Integral, "a whole number")
+        if value < least:
+            raise DataError(f"--config.data.{name} must be at least {least}, not {value}.")
     for name, end in (("independent_share", 1.0), ("unlabelled_share", 1.01)):
         value = getattr(data, name)
+        _check_type(name, value, numbers.Real, "a number")
         if not 0 <= value < end:
             raise DataError(
                 f"--config.data.{name} must be a share between 0 and 1 (independent rows: below 1), not {value}."
             )
+    for name in ("shuffle", "cache"):
+        _check_type(name, getattr(data, name), bool, "True or False")
     if data.start not in ("any", "reset"):
         raise DataError(f"--config.data.start must be 'any' or 'reset', not {data.start!r}.")
     if data.short_length is None and data.short_batch_size is not None:
         raise DataError("--config.data.short_batch_size is set, but without short_length there are no short batches.")
     if data.short_length is not None and data.long_every == 1:
         raise DataError("--config.data.short_length is set, but with long_every=1 every batch is long.")
+
+
+def _check_type(name: str, value: Any, kind: type, expected: str) -> None:
+    if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
+        raise DataError(f"--config.data.{name} must be {expected}, not {value!r} ({type(value).__name__}).")

@@ -1,20 +1,23 @@
 """`BouncingSquare`: the bouncing-square world as an environment.
 
 ```python
-env = BouncingSquare(variant=rules.REFERENCE)
+env = make("reference", time_limit=32)
 state, time_step = jax.vmap(env.reset)(jax.random.split(rng, 256))
 state, time_step = jax.vmap(env.step)(state, actions)
 ```
 """
 
 import dataclasses
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-from jaxtyping import Array, Int, Key
+import numpy as np
+from jaxtyping import Array, Float, Int, Key
 
 from datasets.bouncing_square import rules
+from datasets.bouncing_square.cross_entropy_floor import cross_entropy_floor
 from datasets.environment import ActionSpec, TimeStep
+from datasets.errors import near_matches
 
 
 class EnvironmentState(NamedTuple):
@@ -69,3 +72,33 @@ class BouncingSquare:
     def optimal_action(self, state: EnvironmentState) -> Int[Array, ""]:
         """The oracle's choice, to judge a policy by."""
         return rules.optimal_action(state.world, self.variant)
+
+    def behavior_entropy(self, length: int, max_distance: int) -> Float[np.ndarray, "L"]:
+        """The floor under a cloned policy's cross-entropy, in nats: `cross_entropy_floor` of this variant.
+
+        Args:
+          length: T, frames of the clips, which start at the reset.
+          max_distance: L.
+
+        Returns:
+          For n = 1 … L the least mean cross-entropy of predicting the recorded actions at distances 1 … n.
+        """
+        return cross_entropy_floor(self.variant, length, max_distance)
+
+
+def make(variant: str = "reference", **limits: Any) -> BouncingSquare:
+    """The environment with the variant by its name, for use from a config.
+
+    Args:
+      variant: "reference" or "clean", of `rules.VARIANTS`.
+      **limits: `time_limit`, `terminate_after`, `terminate_within` of `BouncingSquare`.
+
+    Raises:
+      ValueError: there is no such variant.
+    """
+    if variant not in rules.VARIANTS:
+        raise ValueError(
+            f"the bouncing square has no variant {variant!r}. {near_matches(str(variant), rules.VARIANTS)}"
+            f"Its variants: {', '.join(rules.VARIANTS)}"
+        )
+    return BouncingSquare(rules.VARIANTS[variant], **limits)

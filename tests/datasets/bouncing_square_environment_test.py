@@ -8,7 +8,8 @@ import pytest
 
 from datasets.bouncing_square import bouncing_square_dataset_builder as builder
 from datasets.bouncing_square import rules
-from datasets.bouncing_square.environment import BouncingSquare
+from datasets.bouncing_square.cross_entropy_floor import cross_entropy_floor
+from datasets.bouncing_square.environment import BouncingSquare, make
 from datasets.environment import Environment
 
 
@@ -68,3 +69,17 @@ def test_an_episode_terminates_near_the_centre():
 def test_the_action_spec_tells_what_can_be_chosen(variant, count):
     spec = BouncingSquare(rules.VARIANTS[variant]).action_spec
     assert (spec.num_actions, spec.null_action) == (count, 4)
+
+
+def test_an_environment_is_made_by_the_name_of_its_variant():
+    assert make() == BouncingSquare(rules.REFERENCE)
+    made = make("clean", time_limit=7, terminate_after=5, terminate_within=2.0)
+    assert made == BouncingSquare(rules.CLEAN, time_limit=7, terminate_after=5, terminate_within=2.0)
+    with pytest.raises(ValueError, match=r"no variant 'claen'. Did you mean 'clean'.*variants: reference, clean"):
+        make("claen")
+
+
+@pytest.mark.parametrize("variant", rules.VARIANTS)
+def test_an_environment_tells_the_floor_of_its_own_variant(variant):
+    floor = make(variant, time_limit=32).behavior_entropy(16, 3)
+    np.testing.assert_array_equal(floor, cross_entropy_floor(rules.VARIANTS[variant], 16, 3))

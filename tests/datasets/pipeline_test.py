@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from counting.counting_dataset_builder import EPISODES, FRAMES
+from counting.counting_dataset_builder import EPISODES, FRAMES, relevant, task
 
 from datasets.errors import DataError
 from datasets.pipeline import TfdsData
@@ -168,6 +168,23 @@ def test_features_of_other_names_and_composite_actions(source):
     assert "continues" in batch
 
 
+@pytest.mark.parametrize(("config", "keys"), [("tasks", {}), ("tasks_by_step", {"task": "goal", "relevant": "useful"})])
+def test_rows_tell_the_task_and_relevance_of_the_episode_of_their_first_frame(source, config, keys):
+    mixed = 0
+    for batch in take(source(config, keys=keys, independent_share=0.4), 15):
+        first = origins(batch)[0][:, 0]
+        assert (batch["task"].dtype, batch["relevant"].dtype) == (np.int32, np.bool_)
+        np.testing.assert_array_equal(batch["task"], task(first))
+        np.testing.assert_array_equal(batch["relevant"], relevant(first))
+        mixed += batch["independent"].sum()
+    assert mixed == 24
+
+
+def test_a_feature_can_be_left_out(source):
+    (batch,) = take(source("tasks", keys={"task": ""}), 1)
+    assert set(batch) == {"frames", "is_first", "independent", "labelled", "relevant"}
+
+
 def test_a_full_cache_changes_nothing_but_the_time(source):
     one_episode = FRAMES * (4 * 4 * 3 + 4 + 4 + 1 + 1)
     half = source(cache_bytes=6 * one_episode, independent_share=0.3)
@@ -199,8 +216,21 @@ def test_episodes_that_do_not_fit_are_named(source, settings, message):
         ({"keys": {"rewards": "reward"}}, "no feature 'reward' for the rewards. Did you mean 'rewards'"),
         ({"keys": {"pictures": "frames"}}, "pictures, which no batch has; known: frames, actions"),
         ({"keys": {"frames": "actions"}}, r"uint8 arrays \[T, H, W, C\]; 'actions'.*int32 \[20\]"),
+        (
+            {"config": "odd_tasks"},
+            r"'task' must be an integer per episode or per frame; 'task' of .* is .* \[\]. .* or none: data.keys",
+        ),
+        ({"config": "odd_tasks", "keys": {"task": ""}}, r"'relevant' must be a truth value .* is bool \[20, 2\]"),
+        ({"config": "tasks", "keys": {"frames": ""}}, "no feature '' for the frames"),
         ({"batch_size": 13, "num_epochs": 1}, "12 episodes: too few for one batch of 13"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
+        ({"batch_size": "16"}, r"batch_size must be a whole number, not '16' \(str\)"),
+        ({"batch_size": 16.0}, r"batch_size must be a whole number, not 16.0 \(float\)"),
+        ({"length": None}, r"length must be a whole number, not None"),
+        ({"num_epochs": True}, r"num_epochs must be a whole number, not True \(bool\)"),
+        ({"read_ahead": -1}, "read_ahead must be at least 0, not -1"),
+        ({"unlabelled_share": "0.5"}, r"unlabelled_share must be a number, not '0.5' \(str\)"),
+        ({"shuffle": "False"}, r"shuffle must be True or False, not 'False' \(str\)"),
         ({"independent_share": 1.0}, "independent_share must be a share"),
         ({"start": "middle"}, "'any' or 'reset', not 'middle'"),
         ({"short_batch_size": 8}, "without short_length"),

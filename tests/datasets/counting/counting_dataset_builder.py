@@ -11,10 +11,21 @@ def value(episode, frame):
     return episode * FRAMES + frame
 
 
+def task(episode):
+    """The task that an episode of `tasks` shows; works on arrays."""
+    return episode % 5
+
+
+def relevant(episode):
+    """Whether an episode of `tasks` is one to learn from; works on arrays."""
+    return episode % 3 == 1
+
+
 class Builder(tfds.core.GeneratorBasedBuilder):
     VERSION = tfds.core.Version("1.0.0")
     BUILDER_CONFIGS = [  # noqa: RUF012
-        tfds.core.BuilderConfig(name=name) for name in ("even", "uneven", "shapes", "video", "foreign")
+        tfds.core.BuilderConfig(name=name)
+        for name in ("even", "uneven", "shapes", "video", "foreign", "tasks", "tasks_by_step", "odd_tasks")
     ]
 
     def _info(self):
@@ -30,6 +41,9 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                 "score": per_frame(np.float64),
                 "done": per_frame(np.bool_),
             },
+            "tasks": {"frames": video, "task": np.int64, "relevant": np.bool_},
+            "tasks_by_step": {"frames": video, "goal": per_frame(np.int64), "useful": per_frame(np.uint8)},
+            "odd_tasks": {"frames": video, "task": tfds.features.Text(), "relevant": per_frame(np.bool_, 2)},
         }.get(
             self.builder_config.name,
             {
@@ -58,6 +72,14 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             elif config == "foreign":
                 controls = {"keys": np.stack([values % 2] * 3, 1).astype(np.uint8), "mouse": values.astype(np.float32)}
                 yield episode, {"video": frames, "controls": controls, "score": values / 2, "done": terminal}
+            elif config == "tasks":
+                yield episode, {"frames": frames, "task": task(episode), "relevant": relevant(episode)}
+            elif config == "tasks_by_step":  # Later steps say something else.
+                goal, useful = np.full(length, 99), np.full(length, not relevant(episode))
+                goal[0], useful[0] = task(episode), relevant(episode)
+                yield episode, {"frames": frames, "goal": goal, "useful": useful.astype(np.uint8)}
+            elif config == "odd_tasks":
+                yield episode, {"frames": frames, "task": "go left", "relevant": np.ones((length, 2), bool)}
             else:
                 yield (
                     episode,
