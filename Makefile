@@ -1,4 +1,4 @@
-# `make demo` trains the world model; `make test` checks everything. Both set themselves up.
+# `make demo` trains the agent, all four phases; `make test` checks everything. Both set themselves up.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -7,10 +7,9 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test lint install clean
 
 demo: $(INSTALLED)
-	$(BIN)/python -m trainer --config=configs/dynamics.py:cpu
+	$(BIN)/python -m trainer --config=configs/imagination_rl.py:cpu
 	@echo
-	@echo "Figures:  logs/tokenizer-cpu/metrics.jsonl  logs/dynamics-cpu/metrics.jsonl"
-	@echo "Pictures: logs/tokenizer-cpu/media  logs/dynamics-cpu/media"
+	@echo "Report: logs/imagination_rl-cpu/report.html (and one in the folder of each phase)"
 
 test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses=8

@@ -35,7 +35,7 @@ def _task(preset: str) -> dict[str, Any]:
         sizes = transformer(width=128, layers=4, heads=4, time_every=2, window=16)
         model["registers"] = 2
     return {
-        "model": model | {"actions": {"direction": {"kind": "categorical", "size": 5}}, "transformer": sizes},
+        "model": model | {"actions": {"direction": {"kind": "categorical", "size": 4}}, "transformer": sizes},
         "objective": {"bootstrap_share": 0.25, "clean_share": 0.25, "ramp": 0.9},
         "sampler": {"steps": 4, "context_signal": placeholder(int)},
         "rollout": {"context": 32, "clips": 16 if preset == "smoke" else 64, "shown": 4},

@@ -36,3 +36,8 @@ def episodes(preset: str) -> dict[str, Any]:
 def held_out(preset: str) -> dict[str, Any]:
     """The first 64 frames of the validation episodes, in order."""
     return episodes(preset) | {"split": "validation", "start": "reset", "shuffle": False, "num_epochs": 1}
+
+
+def environment() -> dict[str, Any]:
+    """The environment that the bouncing square's episodes were recorded in."""
+    return {"target": "bouncing_square", "variant": "reference"}

@@ -64,6 +64,14 @@ def as_components(actions: Any, space: ActionSpace) -> dict[str, Array]:
     return dict(actions)
 
 
+def no_action(space: ActionSpace, shape: tuple[int, ...]) -> dict[str, Array]:
+    """Placeholders [*shape] or [*shape, size] for frames that no known action led to."""
+    return {
+        name: jnp.zeros(shape, jnp.int32) if c.kind == "categorical" else jnp.zeros((*shape, c.size))
+        for name, c in space.items()
+    }
+
+
 class ActionEmbedding(nnx.Module):
     """Embeds actions into one token."""
 

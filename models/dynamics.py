@@ -5,7 +5,7 @@ Dreamer 4, arXiv:2509.24527, §3.2.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -29,6 +29,7 @@ class DynamicsConfig:
       max_steps: the finest sampler's steps (K_max, a power of two); signal levels lie on a grid of 1 / max_steps.
       latent_scale: latents are multiplied by it on the way in (toward the unit variance of the noise).
       actions: the action space; empty for video without actions.
+      tasks: tasks that an agent token can be told to do; 0 for no agent token.
       transformer: sizes.
     """
 
@@ -39,6 +40,7 @@ class DynamicsConfig:
     max_steps: int = 8
     latent_scale: float = 1.0
     actions: ActionSpace = dataclasses.field(default_factory=dict)
+    tasks: int = 0
     transformer: TransformerConfig = TransformerConfig()
 
     def __post_init__(self):
@@ -46,6 +48,8 @@ class DynamicsConfig:
             raise ValueError(f"{self.latents} latent tokens do not pack by {self.packing}")
         if self.max_steps < 1 or self.max_steps & (self.max_steps - 1):
             raise ValueError(f"max_steps must be a power of two, got {self.max_steps}")
+        if self.tasks < 0:
+            raise ValueError(f"tasks must be 0 or more, got {self.tasks}")
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "DynamicsConfig":
@@ -78,10 +82,26 @@ def unpack(spatial: Float[Array, "*lead M Y"], packing: int) -> Float[Array, "*l
     return spatial.reshape(*lead, tokens * packing, channels // packing)
 
 
+class Prediction(NamedTuple):
+    """What a pass of the dynamics gives.
+
+    Attributes:
+      latents: the predicted clean latents ẑ1.
+      features: outputs h of the agent tokens, for policy, reward and value; None where no task was given.
+      cache: the past with these frames written; None without a cache, or where no task was given to a model of tasks.
+    """
+
+    latents: Float[Array, "B T M Y"]
+    features: Float[Array, "B T D"] | None
+    cache: Cache | None
+
+
 class Dynamics(nnx.Module):
     """f(z̃, τ, d | past, actions) → ẑ1: predicts a frame's clean latents from noisy ones (x-prediction).
 
-    Tokens per frame: one for the action, one for signal level and step size, the spatial tokens, the registers.
+    Tokens per frame: one for the action, one for signal level and step size, the spatial tokens, the registers, and the
+    agent token, which carries a task's embedding, sees all others and is seen by none of them.
+
     Signal levels are given as integers on the grid: τ = signal / max_steps, where `max_steps` means clean. Step sizes
     are given as d = 2^-halvings.
     """
@@ -90,8 +110,12 @@ class Dynamics(nnx.Module):
         self.config = config
         width = config.transformer.width
         sizes = {"action": 1, "signal": 1, "spatial": config.spatial_tokens, "register": config.registers}
+        sees = dict.fromkeys(sizes, tuple(sizes))
+        if config.tasks:
+            sees["agent"] = (*sizes, "agent")
+            sizes["agent"] = 1  # the last one, so that passes that need no features can leave it out
         grid = packed_grid_shape(config.latents, config.packing)
-        self.layout = Layout(sizes, dict.fromkeys(sizes, tuple(sizes)), {"spatial": grid})
+        self.layout = Layout(sizes, sees, {"spatial": grid})
         normal = nnx.initializers.normal(0.5)
         self.action = ActionEmbedding(config.actions, width, rngs=rngs)
         self.signal = nnx.Param(normal(rngs.params(), (config.max_steps + 1, width // 2)))
@@ -99,6 +123,8 @@ class Dynamics(nnx.Module):
         self.spatial_in = nnx.Linear(config.spatial_channels, width, rngs=rngs)
         self.spatial_position = nnx.Param(normal(rngs.params(), (config.spatial_tokens, width)))
         self.registers = nnx.Param(normal(rngs.params(), (config.registers, width)))
+        if config.tasks:
+            self.tasks = nnx.Param(normal(rngs.params(), (config.tasks, width)))
         self.transformer = SpaceTimeTransformer(
             config.transformer, coordinates=self.layout.coordinates(), routing=self.layout.routing(), rngs=rngs
         )
@@ -114,9 +140,10 @@ class Dynamics(nnx.Module):
         actions: Any,
         labelled: Bool[Array, "B T"],
         *,
+        task: Int[Array, " B"] | None = None,
         independent: Bool[Array, " B"] | None = None,
         cache: Cache | None = None,
-    ) -> tuple[Float[Array, "B T M Y"], Cache | None]:
+    ) -> Prediction:
         """Predicts clean latents.
 
         Args:
@@ -125,17 +152,27 @@ class Dynamics(nnx.Module):
           halvings: the step size, d = 2^-halvings.
           actions: `actions[t]` led to frame t; any form that `models.actions.as_components` takes.
           labelled: frames whose action is known.
+          task: whose features are wanted, 0 … tasks - 1; None to leave the agent token out. NaN features follow from
+            an id that does not exist.
           independent: rows of unrelated frames.
           cache: the past.
 
-        Returns:
-          ẑ1, and the cache with these frames written (None without a cache).
+        Raises:
+          ValueError: `task` is given, and the model has no agent token.
         """
         dtype = jnp.dtype(self.config.transformer.dtype)
         action = self.action(actions, labelled)[:, :, None]
         level = jnp.concatenate([self.signal[...][signal], self.step[...][halvings]], axis=-1)[:, :, None]
         spatial = self.spatial_in(noisy) + self.spatial_position[...]
         registers = jnp.broadcast_to(self.registers[...], (*noisy.shape[:2], *self.registers.shape))
-        tokens = jnp.concatenate([action, level, spatial, registers], axis=2).astype(dtype)
-        out, cache = self.transformer(tokens, independent=independent, cache=cache)
-        return self.spatial_out(out[:, :, self.layout.slice("spatial")].astype(jnp.float32)), cache
+        tokens = [action, level, spatial, registers]
+        if task is not None:
+            if not self.config.tasks:
+                raise ValueError("a task is given, but this dynamics has no agent token (tasks=0)")
+            agent = jnp.take(self.tasks[...], task, axis=0, mode="fill")[:, None, None]
+            tokens.append(jnp.broadcast_to(agent, (*noisy.shape[:2], *agent.shape[2:])))
+        joined = jnp.concatenate(tokens, axis=2).astype(dtype)
+        out, cache = self.transformer(joined, independent=independent, cache=cache)
+        latents = self.spatial_out(out[:, :, self.layout.slice("spatial")].astype(jnp.float32))
+        features = None if task is None else out[:, :, -1].astype(jnp.float32)
+        return Prediction(latents, features, cache)

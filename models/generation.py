@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from models.cache import Cache
 from models.dynamics import Dynamics
@@ -29,14 +29,26 @@ class Sampler:
     context_signal: int | None = None
 
 
-def commit(
-    model: Dynamics, cache: Cache, latents: Float[Array, "B T M Y"], actions: Any, labelled: Bool[Array, "B T"],
-    rng: jax.Array, sampler: Sampler,
-) -> tuple[Float[Array, "B T M Y"], Cache]:  # fmt: skip
-    """Writes finished frames into the cache, at the context level and with that label.
+def observe(
+    model: Dynamics, cache: Cache | None, latents: Float[Array, "B T M Y"], actions: Any, labelled: Bool[Array, "B T"],
+    rng: jax.Array, sampler: Sampler, *, task: Int[Array, " B"] | None = None,
+    independent: Bool[Array, " B"] | None = None,
+) -> tuple[Float[Array, "B T D"] | None, Cache | None]:  # fmt: skip
+    """The pass over finished frames, at the context level and with that label: their features, and the cache with them.
 
-    Returns:
-      The prediction of the pass, and the cache. Used once for the whole context and once per generated frame.
+    The same pass for a recorded context, a frame from a real environment and a frame that was just imagined, so that
+    features mean the same in all of them. Used once for the whole context and once per frame after it.
+
+    Args:
+      model: the dynamics.
+      cache: the past; None for clips without one.
+      latents: packed, scaled latents of the frames.
+      actions: `actions[t]` led to frame t.
+      labelled: frames whose action is known.
+      rng: a key, used where the context level is a noisy one.
+      sampler: gives the context level.
+      task: the agent's task; needed to write the cache of a model that has tasks.
+      independent: rows of unrelated frames.
     """
     finest = model.config.max_steps
     signal = finest if sampler.context_signal is None else sampler.context_signal
@@ -44,9 +56,8 @@ def commit(
     if signal < finest:
         latents = corrupt(latents, jax.random.normal(rng, latents.shape), jnp.full(shape, signal / finest))
     levels = jnp.full(shape, signal), jnp.full(shape, finest.bit_length() - 1)
-    out, cache = model(latents, *levels, actions, labelled, cache=cache)
-    assert cache is not None
-    return out, cache
+    out = model(latents, *levels, actions, labelled, task=task, independent=independent, cache=cache)
+    return out.features, out.cache
 
 
 def sample_frame(
@@ -59,7 +70,7 @@ def sample_frame(
 
     def denoise(k: Array, z: Array) -> Array:
         signal = jnp.full(noise.shape[:2], k * (finest // sampler.steps))
-        predicted, _ = model(z, signal, halvings, actions, labelled, cache=cache)
+        predicted = model(z, signal, halvings, actions, labelled, cache=cache).latents
         return euler(z, predicted, k / sampler.steps, jnp.float32(1 / sampler.steps))
 
     return jax.lax.fori_loop(0, sampler.steps, denoise, noise)
@@ -99,10 +110,11 @@ def generate(
             "`labelled` go over all frames, the context's and the generated ones"
         )
     cache = model.transformer.init_cache(batch)
+    task = jnp.zeros(batch, jnp.int32) if model.config.tasks else None  # dreams are the same whatever the task
     context_rng, frame_rng = jax.random.split(rng)
     if past:
         head = jax.tree.map(lambda a: a[:, :past], actions)
-        _, cache = commit(model, cache, context, head, labelled[:, :past], context_rng, sampler)
+        _, cache = observe(model, cache, context, head, labelled[:, :past], context_rng, sampler, task=task)
 
     def step(cache: Cache, t: Array) -> tuple[Cache, Array]:
         noise_rng, commit_rng = jax.random.split(jax.random.fold_in(frame_rng, t))
@@ -110,7 +122,7 @@ def generate(
         known = jax.lax.dynamic_slice_in_dim(labelled, t, 1, axis=1)
         noise = jax.random.normal(noise_rng, (batch, 1, *context.shape[2:]))
         z = sample_frame(model, cache, action, known, noise, sampler)
-        _, cache = commit(model, cache, z, action, known, commit_rng, sampler)
+        _, cache = observe(model, cache, z, action, known, commit_rng, sampler, task=task)
         return cache, z[:, 0]
 
     _, generated = jax.lax.scan(step, cache, jnp.arange(past, frames))

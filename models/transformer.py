@@ -168,17 +168,17 @@ class SpaceTimeTransformer(nnx.Module):
         """Applies the transformer to T new frames.
 
         Args:
-          x: tokens.
+          x: tokens; the last ones of a frame may be left out where no other token sees them.
           independent: rows whose frames are unrelated: time attention sees the frame itself alone.
           cache: what came before; None at a start.
 
         Returns:
-          The normalised outputs, and the cache with the new frames written (None without a cache). A caller that does
-          not commit to these frames (a denoising pass) drops it.
+          The normalised outputs, and the cache with the new frames written (None without a cache, or where tokens were
+          left out). A caller that does not commit to these frames (a denoising pass) drops it.
         """
-        frames = x.shape[1]
-        routing = None if self._routing is None else jnp.asarray(self._routing)
-        coordinates = jnp.asarray(self._coordinates)
+        frames, tokens = x.shape[1:3]
+        routing = None if self._routing is None else jnp.asarray(self._routing)[:tokens, :tokens]
+        coordinates = jnp.asarray(self._coordinates)[:tokens]
         positions, mask = _time_mask(frames, self.config.window, None if cache is None else cache.ages)
         if independent is not None:
             itself = jnp.eye(frames, mask.shape[-1], k=mask.shape[-1] - frames, dtype=bool)
@@ -187,14 +187,17 @@ class SpaceTimeTransformer(nnx.Module):
         keys, values = [], []
         for layer, block in enumerate(self.blocks):
             if self.config.is_time(layer):
-                past = None if cache is None else (cache.keys[len(keys)], cache.values[len(keys)])
+                past = None
+                if cache is not None:
+                    past = cache.keys[len(keys)][:, :tokens], cache.values[len(keys)][:, :tokens]
                 y, k, v = block.time(x.swapaxes(1, 2), past, positions, mask)
                 x = y.swapaxes(1, 2)
                 keys.append(k)
                 values.append(v)
             else:
                 x = block.space(x, coordinates, routing)
-        return self.norm(x), None if cache is None else write(cache, keys, values)
+        written = None if cache is None or tokens < self.tokens else write(cache, keys, values)
+        return self.norm(x), written
 
 
 def _time_mask(frames: int, window: int, ages: Array | None) -> tuple[Array, Array]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,12 +14,12 @@ from models.actions import as_components
 from models.dynamics import Dynamics, DynamicsConfig, pack, unpack
 from models.generation import Sampler, generate
 from models.metrics import psnr
-from models.shortcut import ShortcutConfig, bootstrap_rows, shortcut_loss
+from models.shortcut import ShortcutConfig, ShortcutLoss, bootstrap_rows, shortcut_loss
 from models.tokenizer import to_float
 from tasks import pictures
 from tasks.tokenizer import TokenizerTask
-from trainer.errors import ConfigError
-from trainer.task import Batch, Evaluation, Evaluator, LossOutput, Task, Upstream
+from trainer.errors import ConfigError, DataError
+from trainer.task import Batch, Comparison, Evaluation, Evaluator, LossOutput, Task, Upstream
 
 
 class DynamicsTask(Task):
@@ -48,29 +49,57 @@ class DynamicsTask(Task):
                 "DynamicsTask needs a trained tokenizer: set config.upstream.tokenizer to "
                 '{"run": "logs/tokenizer-cpu", "config": "configs/tokenizer.py:cpu"}.'
             )
-        self.tokenizer, self._tokenizer_params = tokenizer.task, tokenizer.params
-        image = tuple(example["frames"].shape[-3:])
-        if image != self.tokenizer.config.image:
-            raise ConfigError(
-                f"the tokenizer in {tokenizer.run} was trained on frames of {self.tokenizer.config.image}, the data "
-                f"has {image}; name a tokenizer run of this data in config.upstream.tokenizer."
-            )
-        sizes = {"latents": self.tokenizer.config.latents, "channels": self.tokenizer.config.channels}
+        sizes = {"latents": tokenizer.task.config.latents, "channels": tokenizer.task.config.channels}
         try:
-            self.config = DynamicsConfig.from_dict({**self._model_fields, **sizes})
-            self.objective = ShortcutConfig(**{**self._objective_fields, "max_steps": self.config.max_steps})
+            config = DynamicsConfig.from_dict({**self._model_fields, **sizes})
+        except (TypeError, ValueError) as e:
+            raise ConfigError(f"task: {e}") from e
+        self._adopt(tokenizer.task, tokenizer.params, config, example, tokenizer.run)
+
+    def _adopt(
+        self, tokenizer: TokenizerTask, params: functional.Params, config: DynamicsConfig, example: Batch, run: Path
+    ) -> None:
+        """Takes the tokenizer and the model's config, both of them from `run` or fitting it, and checks the rest."""
+        self.tokenizer, self._tokenizer_params, self.config = tokenizer, params, config
+        image = tuple(example["frames"].shape[-3:])
+        if image != tokenizer.config.image:
+            raise ConfigError(
+                f"the tokenizer of {run} was trained on frames of {tokenizer.config.image}, the data has {image}; name "
+                f"a run of this data in config.upstream."
+            )
+        try:
+            self.objective = ShortcutConfig(**{**self._objective_fields, "max_steps": config.max_steps})
             self.sampler = Sampler(**self._sampler_fields)
             self._check_sampler()
             share, rows = self.objective.bootstrap_share, example["frames"].shape[0]
-            if share > 0 and self.config.max_steps > 1 and not bootstrap_rows(rows, self.objective):
+            if share > 0 and config.max_steps > 1 and not bootstrap_rows(rows, self.objective):
                 raise ValueError("objective.bootstrap_share needs batches of 2 rows or more; set it to 0 for none")
             self._rollout = Rollout(self, **self._rollout_fields)
-            if self.config.actions:
+            if config.actions:
                 if "actions" not in example:
-                    raise ValueError("the model has an action space, the data no actions; set task.model.actions={}")
-                as_components(example["actions"], self.config.actions)
+                    raise ValueError(
+                        f"the model has the action space {sorted(config.actions)}, the data has no actions; name data "
+                        "with actions, or train a dynamics without: task.model.actions={}"
+                    )
+                as_components(example["actions"], config.actions)
         except (TypeError, ValueError) as e:
             raise ConfigError(f"task: {e}") from e
+
+    def check_batch(self, batch: Batch) -> None:
+        """Raises DataError where labelled actions lie outside of the action space."""
+        if not self.config.actions:
+            return
+        known = np.asarray(self.labelled_frames(batch))
+        for name, actions in as_components(batch["actions"], self.config.actions).items():
+            component = self.config.actions[name]
+            top = {"categorical": component.size - 1, "binary": 1}.get(component.kind)
+            values = np.asarray(actions)[known]
+            if top is not None and values.size and not (values.min() >= 0 and values.max() <= top):
+                raise DataError(
+                    f"action {name!r} ({component.kind}, {component.size}) should lie in 0 … {top}; the data has "
+                    f"{values.min()} … {values.max()}. Give the dynamics the data's action space "
+                    f"(task.model.actions.{name}.size), or name data of this one."
+                )
 
     def _check_sampler(self) -> None:
         """Raises ValueError now for what would otherwise show at the first rollout, after hours of training."""
@@ -131,8 +160,15 @@ class DynamicsTask(Task):
         """Shortcut forcing on the tokenizer's latents."""
         del step, train
         clean = jax.lax.stop_gradient(self.encode(frozen["tokenizer"], batch))
+        terms = self.shortcut_terms(params, clean, batch, rng)
+        return LossOutput(terms.flow + terms.bootstrap, terms._asdict(), extra)
+
+    def shortcut_terms(
+        self, params: functional.Params, clean: jax.Array, batch: Batch, rng: jax.Array, rows: int | None = None
+    ) -> ShortcutLoss:
+        """The dynamics loss of `rows` rows, chosen at random, of latents [B, T, M, Y]; of all where None."""
         order_rng, rng = jax.random.split(rng)
-        order = jax.random.permutation(order_rng, len(clean))  # the first rows are the bootstrap rows
+        order = jax.random.permutation(order_rng, len(clean))[:rows]  # the first rows are the bootstrap rows
         condition = (batch["actions"] if self.config.actions else {}, self.labelled_frames(batch))
         independent = batch.get("independent", jnp.zeros(len(clean), bool))
         clean, (actions, labelled), independent = jax.tree.map(lambda x: x[order], (clean, condition, independent))
@@ -140,10 +176,9 @@ class DynamicsTask(Task):
 
         def predict(noisy: jax.Array, signal: jax.Array, halvings: jax.Array, rows: slice) -> jax.Array:
             action = jax.tree.map(lambda a: a[rows], actions)
-            return model(noisy, signal, halvings, action, labelled[rows], independent=independent[rows])[0]
+            return model(noisy, signal, halvings, action, labelled[rows], independent=independent[rows]).latents
 
-        terms = shortcut_loss(predict, clean, rng, self.objective)
-        return LossOutput(terms.flow + terms.bootstrap, terms._asdict(), extra)
+        return shortcut_loss(predict, clean, rng, self.objective)
 
     def evaluators(self) -> Mapping[str, Evaluator]:
         """Open-loop rollouts against the truth."""
@@ -169,6 +204,16 @@ class Rollout(Evaluator):
       every: steps between two evaluations.
     """
 
+    _BOUNDS: Mapping[str, str] = {"floor": "rollout/psnr_repeat_last", "ceiling": "rollout/psnr_ceiling"}
+    comparisons = (
+        Comparison("rollout/psnr_k4", "dreamed frames against the truth, few steps a frame", "dB", references=_BOUNDS),
+        Comparison("rollout/psnr_finest", "the same with the finest steps", "dB", references=_BOUNDS),
+        Comparison(
+            "rollout/action_sensitivity", "error of dreams under wrong actions ÷ under the true ones",
+            references={"ignored": 1.0},
+        ),
+    )  # fmt: skip
+
     def __init__(
         self, task: DynamicsTask, *, context: int = 32, clips: int = 64, shown: int = 4, every: int | None = None
     ):
@@ -177,6 +222,14 @@ class Rollout(Evaluator):
                 raise ValueError(f"rollout.{name} must be at least 1, got {value}")
         self.task, self.context, self.clips, self.shown, self.every = task, context, clips, shown, every
         self._rollout = jax.jit(self._rollout_batch)
+
+    def check(self, example: Batch | None) -> None:
+        """Raises ConfigError where held-out clips are no longer than the context."""
+        if example is not None and example["frames"].shape[1] <= self.context:
+            raise ConfigError(
+                f"rollouts give {self.context} frames and dream on, but held-out clips have "
+                f"{example['frames'].shape[1]}; set eval_data.length above task.rollout.context."
+            )
 
     def _rollout_batch(
         self, params: functional.Params, tokenizer: functional.Params, batch: Batch, rng: jax.Array
@@ -206,20 +259,11 @@ class Rollout(Evaluator):
         self, *, params: functional.Params, frozen: Mapping[str, Any], extra: Any, rng: jax.Array,
         batches: Iterable[Batch], step: int,
     ) -> Evaluation:  # fmt: skip
-        """Measures `clips` clips.
-
-        Raises:
-          ConfigError: held-out clips are no longer than the context.
-        """
+        """Measures `clips` clips."""
         del extra, step
         errors, truth, prediction, count = [], None, None, 0
         for index, batch in enumerate(batches):
             frames = np.asarray(batch["frames"])
-            if frames.shape[1] <= self.context:
-                raise ConfigError(
-                    f"rollouts give {self.context} frames and dream on, but held-out clips have {frames.shape[1]}; set "
-                    f"eval_data.length above task.rollout.context."
-                )
             out = jax.device_get(self._rollout(params, frozen["tokenizer"], batch, jax.random.fold_in(rng, index)))
             take = min(len(frames), self.clips - count)
             count += take

@@ -84,11 +84,16 @@ def rollout_strip(truth: np.ndarray, prediction: np.ndarray, context: int, colum
     ]
     rows = rollout_rows(truth, prediction, context)
     picture = grid([list(frames[times]) for frames in rows.values()], list(rows))
+    return with_times(picture, times)
+
+
+def with_times(picture: np.ndarray, times: Sequence[int] | np.ndarray, margin: int = 84) -> np.ndarray:
+    """A line above a grid that says which frame each column is."""
     header = Image.new("RGB", (picture.shape[1], 16), (BACKGROUND,) * 3)
     draw = ImageDraw.Draw(header)
-    step = (picture.shape[1] - 84) / len(times)
+    step = (picture.shape[1] - margin) / len(times)
     for column, t in enumerate(times):
-        draw.text((84 + column * step + 4, 2), f"t={t}", fill=(30, 30, 30))
+        draw.text((margin + column * step + 4, 2), f"t={t}", fill=(30, 30, 30))
     return np.concatenate([np.asarray(header), picture])
 
 
@@ -99,3 +104,18 @@ def rollout_video(truth: np.ndarray, prediction: np.ndarray, context: int) -> np
     return np.stack(
         [grid([[clip[label][t] for clip in clips] for label in labels], labels) for t in range(truth.shape[1])]
     )
+
+
+def episodes_video(frames: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Episodes [B, T, H, W, C] under several policies as one video [T, h, w, 3]: a row per policy."""
+    big = {name: enlarge(to_uint8(clips)) for name, clips in frames.items()}
+    length = min(clips.shape[1] for clips in big.values())
+    return np.stack([grid([list(clips[:, t]) for clips in big.values()], list(big)) for t in range(length)])
+
+
+def episodes_strip(frames: Mapping[str, np.ndarray], columns: int = 12) -> np.ndarray:
+    """The first of those episodes as one picture, time to the right."""
+    first = {name: enlarge(to_uint8(clips[0])) for name, clips in frames.items()}
+    length = min(len(clip) for clip in first.values())
+    times = np.linspace(0, length - 1, min(columns, length)).round().astype(int)
+    return with_times(grid([list(clip[times]) for clip in first.values()], list(first)), times)

@@ -61,7 +61,7 @@ def test_a_config_builds(spec, folder):
     check_complete(config)
     experiment.check_parts(config)
     task, parameters = set_up(config)
-    assert sum(leaf.size for leaf in jax.tree.leaves(parameters)) > 10_000
+    assert sum(leaf.size for leaf in jax.tree.leaves(parameters)) > 3_000
     assert task.evaluators()
     assert not list(folder.iterdir())
 

@@ -84,7 +84,7 @@ def test_a_stream_gives_what_the_whole_clip_gives():
     run = jax.jit(lambda inputs, cache: model()(**inputs, cache=cache))
     cache, outputs = model().transformer.init_cache(2), []
     for t in range(6):
-        out, cache = run(jax.tree.map(lambda a, t=t: a[:, t : t + 1], INPUTS), cache)
+        out, _, cache = run(jax.tree.map(lambda a, t=t: a[:, t : t + 1], INPUTS), cache)
         outputs.append(out)
     assert_close(jnp.concatenate(outputs, axis=1), RUN(INPUTS))
 

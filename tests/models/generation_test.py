@@ -9,7 +9,7 @@ import pytest
 from tiny import assert_close, generic, normal, same, transformer_config
 
 from models.actions import Component
-from models.dynamics import Dynamics, DynamicsConfig
+from models.dynamics import Dynamics, DynamicsConfig, Prediction
 from models.functional import bind
 from models.generation import Sampler, generate
 
@@ -37,9 +37,9 @@ class Spy:
         self.config, self.transformer = CONFIG, model().transformer
         self.predict, self.passes = predict, []
 
-    def __call__(self, noisy, signal, halvings, actions, labelled, *, cache):
+    def __call__(self, noisy, signal, halvings, actions, labelled, *, task=None, independent=None, cache):
         self.passes.append((np.asarray(signal), np.asarray(halvings), np.asarray(noisy), np.asarray(actions)))
-        return self.predict(noisy), cache._replace(length=cache.length + noisy.shape[1])
+        return Prediction(self.predict(noisy), None, cache._replace(length=cache.length + noisy.shape[1]))
 
 
 def spied(predict, context, frames, sampler, seed=0):

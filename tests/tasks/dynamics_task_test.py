@@ -120,8 +120,11 @@ def test_media_show_the_first_clips():
 
 @pytest.mark.parametrize("frames", [PAST - 1, PAST])
 def test_clips_no_longer_than_the_context_are_refused(frames):
+    (evaluator,) = walker().evaluators().values()
     with pytest.raises(ConfigError, match=f"rollouts give 4 frames .* clips have {frames}.*eval_data.length"):
-        roll_out(walker(), walk_parameters(), [walk_batch(frames=frames)])
+        evaluator.check(shapes(walk_batch(frames=frames)))
+    evaluator.check(shapes(walk_batch(frames=PAST + 1)))
+    evaluator.check(None)
 
 
 def test_labelled_frames():
@@ -311,7 +314,7 @@ def test_what_does_not_fit_is_refused_before_training(upstream, changes, message
 def test_an_action_space_without_actions_in_the_data_is_refused():
     batch = walk_batch()
     del batch["actions"]
-    with pytest.raises(ConfigError, match=r"the data no actions; set task.model.actions=\{\}"):
+    with pytest.raises(ConfigError, match=r"the data has no actions; .*task.model.actions=\{\}"):
         DynamicsTask(model=WALK).setup(flat_upstream(), shapes(batch))
 
 

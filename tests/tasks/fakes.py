@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.dynamics import Prediction
 from models.tokenizer import from_patches, to_patches
 from tasks.dynamics import DynamicsTask
 from tasks.tokenizer import TokenizerTask
@@ -90,9 +91,9 @@ class HandMadeDynamicsTask(DynamicsTask):
         self._predict = predict
 
     def model(self, params):
-        def apply(noisy, signal, halvings, actions, labelled, *, independent=None, cache=None):
+        def apply(noisy, signal, halvings, actions, labelled, *, task=None, independent=None, cache=None):
             out = self._predict(self.config, params, noisy, halvings, actions, labelled, independent, cache)
-            return out, noisy[:, -1:]  # the past of a frame is the frame before
+            return Prediction(out, None, noisy[:, -1:])  # the past of a frame is the frame before
 
         def init_cache(batch):
             return jnp.zeros((batch, 1, self.config.spatial_tokens, self.config.spatial_channels))
@@ -103,7 +104,7 @@ class HandMadeDynamicsTask(DynamicsTask):
 
 def upstream(task, params):
     """What `setup` gets for a finished tokenizer run."""
-    run = Upstream(task=task, params=params, frozen={}, run=Path("logs/tokens"), step=1)
+    run = Upstream(task=task, params=params, run=Path("logs/tokens"), step=1)
     return {"tokenizer": run}
 
 

@@ -1,0 +1,228 @@
+"""How well a policy does in the real environment, beside a random one, the clone and the oracle.
+
+The environment's frames stream through the tokenizer's and the dynamics' caches exactly as imagined ones do: one frame
+at a time, each encoded once, with all of its past.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models import functional
+from models.actions import no_action
+from models.cache import Cache
+from models.dynamics import pack
+from models.imagination import Actions, Moment, Rollout, WorldModel, roll_out
+from models.returns import alive
+from models.tokenizer import to_float
+from tasks import figures, pictures
+from tasks.heads import HeadsTask
+from trainer.task import Batch, Comparison, Evaluation, Evaluator
+
+if TYPE_CHECKING:
+    from tasks.imagination_rl import ImaginationRLTask
+
+RANDOM, CLONED, OPTIMAL = "random", "cloned", "optimal"
+
+
+class RealState(NamedTuple):
+    """A state of `RealWorld`.
+
+    Attributes:
+      environment: the simulator's.
+      alive: episodes that have not ended.
+      encoder: the tokenizer's past.
+      dynamics: the dynamics' past.
+    """
+
+    environment: Any
+    alive: jax.Array
+    encoder: Cache | None
+    dynamics: Cache | None
+
+
+class RealWorld:
+    """A batch of environments as a `models.imagination.World`; after an episode's end rewards and continues are 0.
+
+    Args:
+      environment: see `datasets.environment.Environment`.
+      see: the task whose tokenizer and dynamics look at the frames; None for policies that need no features.
+      tokenizer: its tokenizer's parameters.
+      model: the world model, for its pass over finished frames.
+    """
+
+    def __init__(
+        self, environment: Any, see: HeadsTask | None = None, tokenizer: functional.Params | None = None,
+        model: WorldModel | None = None,
+    ):  # fmt: skip
+        self.environment, self.see, self.tokenizer, self.model = environment, see, tokenizer, model
+
+    def begin(self, keys: jax.Array, rng: jax.Array) -> tuple[RealState, Moment]:
+        """Resets an environment per key."""
+        state, time_step = jax.vmap(self.environment.reset)(keys)
+        encoder = dynamics = actions = None
+        if self.see is not None and self.model is not None:
+            encoder = self.see.tokenizer.model(self.tokenizer).encoder.init_cache(len(keys))
+            dynamics = self.model.dynamics.transformer.init_cache(len(keys))
+            actions = no_action(self.see.config.actions, (len(keys),))
+        real = RealState(state, jnp.ones(len(keys), bool), encoder, dynamics)
+        return self._look(real, time_step, actions, jnp.zeros((len(keys), 1), bool), rng)
+
+    def step(self, state: RealState, actions: Actions, rng: jax.Array) -> tuple[RealState, Moment]:
+        """Acts."""
+        (chosen,) = actions.values()
+        environment, time_step = jax.vmap(self.environment.step)(state.environment, chosen)
+        known = jnp.ones((len(chosen), 1), bool)
+        return self._look(state._replace(environment=environment), time_step, actions, known, rng)
+
+    def _look(
+        self, state: RealState, time_step: Any, actions: Actions | None, labelled: jax.Array, rng: jax.Array
+    ) -> tuple[RealState, Moment]:
+        reward = jnp.where(state.alive, time_step.reward, 0.0)
+        alive = state.alive & ~time_step.is_last
+        features = jnp.zeros((len(reward), 0))
+        if self.see is not None and self.model is not None:
+            tokenizer = self.see.tokenizer.model(self.tokenizer)
+            latents, encoder = tokenizer.encode(to_float(time_step.frame)[:, None], cache=state.encoder)
+            spatial = pack(latents, self.see.config.packing) * self.see.config.latent_scale
+            action = jax.tree.map(lambda a: a[:, None], actions)
+            dynamics, seen = self.model.observe(state.dynamics, spatial, action, labelled, rng)
+            features, state = seen.features, state._replace(encoder=encoder, dynamics=dynamics)
+        moment = Moment(features, reward, alive.astype(jnp.float32), time_step.frame)
+        return state._replace(alive=alive), moment
+
+
+def returns(rollout: Rollout) -> jax.Array:
+    """Undiscounted returns [B]; what comes after an episode's end counts nothing."""
+    return jnp.sum(rollout.rewards * alive(rollout.continues)[:, :-1], axis=1)
+
+
+class Control(Evaluator):
+    """Returns in the real environment, on the same episodes for all policies, and in imagination.
+
+    Args:
+      task: the task.
+      episodes: environments, each for one episode.
+      steps: steps of an episode.
+      contexts: held-out contexts for the return in imagination.
+      shown: episodes in the video.
+      every: steps between two evaluations.
+    """
+
+    def __init__(
+        self, task: "ImaginationRLTask", *, episodes: int = 256, steps: int = 32, contexts: int = 64, shown: int = 4,
+        every: int | None = None,
+    ):  # fmt: skip
+        for name, value in (("episodes", episodes), ("steps", steps), ("contexts", contexts), ("shown", shown)):
+            if value < 1:
+                raise ValueError(f"evaluation.{name} must be at least 1, got {value}")
+        self.task, self.episodes, self.steps, self.contexts, self.shown, self.every = (
+            task, episodes, steps, contexts, shown, every,
+        )  # fmt: skip
+        self.has_oracle = hasattr(task.environment, "optimal_action")
+        references = {name: f"control/return_{name}" for name in (RANDOM, CLONED)}
+        normalized = {"random": 0.0, "cloned": "control/normalized_return_cloned"}
+        oracle = {"oracle": "control/return_optimal"} if self.has_oracle else {}
+        self.comparisons = (
+            Comparison(
+                "control/return", f"return of {steps} steps in the real environment", references=references | oracle
+            ),
+            *((Comparison("control/normalized_return", "0: random, 1: optimal",
+                          references=normalized | {"oracle": 1.0}),) if self.has_oracle else ()),
+            Comparison("control/imagined_return", f"return of {steps} steps in imagination",
+                       references={"real": "control/return"}),
+        )  # fmt: skip
+        self._agent = jax.jit(self._run_agent, static_argnames=("cloned", "greedy"))
+        self._plain = jax.jit(self._run_plain, static_argnames="name")
+        self._imagine = jax.jit(self._imagined)
+        self._fixed: dict[str, dict[str, np.ndarray]] = {}  # of policies that do not learn
+
+    def _run_agent(self, params: Any, frozen: Any, rng: jax.Array, cloned: bool, greedy: bool) -> dict[str, jax.Array]:
+        task, heads = self.task, self.task.heads
+        reset_rng, see_rng, rng = jax.random.split(rng, 3)
+        ids = jnp.full(self.episodes, task.task_id, jnp.int32)
+        world = RealWorld(task.environment, heads, frozen["tokenizer"], heads.world_model(frozen["heads"], ids))
+        policy = task.policy(frozen["heads"]["policy"] if cloned else params["policy"], greedy=greedy)
+        start = world.begin(jax.random.split(reset_rng, self.episodes), see_rng)
+        return self._summary(roll_out(world, start, policy, rng, self.steps, pictures=True))
+
+    def _run_plain(self, rng: jax.Array, name: str) -> dict[str, jax.Array]:
+        environment = self.task.environment
+        (component,) = self.task.heads.config.actions
+
+        def act(state: RealState, moment: Moment, t: jax.Array, rng: jax.Array) -> Actions:
+            if name == OPTIMAL:
+                return {component: jax.vmap(environment.optimal_action)(state.environment)}
+            return {component: jax.random.randint(rng, (self.episodes,), 0, environment.action_spec.num_actions)}
+
+        reset_rng, see_rng, rng = jax.random.split(rng, 3)
+        world = RealWorld(environment)
+        start = world.begin(jax.random.split(reset_rng, self.episodes), see_rng)
+        return self._summary(roll_out(world, start, act, rng, self.steps, pictures=True))
+
+    def _summary(self, rollout: Rollout) -> dict[str, jax.Array]:
+        assert rollout.pictures is not None
+        return {
+            "returns": returns(rollout), "rewards": rollout.rewards.mean(axis=0),
+            "frames": rollout.pictures[: self.shown],
+        }  # fmt: skip
+
+    def _imagined(self, params: Any, frozen: Any, batch: Batch, rng: jax.Array) -> jax.Array:
+        return returns(self.task.imagine(params, frozen, batch, rng, self.steps))
+
+    def evaluate(
+        self, *, params: Any, frozen: Mapping[str, Any], extra: Any, rng: jax.Array, batches: Iterable[Batch],
+        step: int,
+    ) -> Evaluation:  # fmt: skip
+        """Runs `episodes` episodes."""
+        del extra, step
+        imagine_rng, rng = jax.random.split(rng)
+
+        def fixed(name: str, run: Callable[[], Any]) -> dict[str, np.ndarray]:
+            if name not in self._fixed:
+                self._fixed[name] = jax.device_get(run())
+            return self._fixed[name]
+
+        results = {"agent": jax.device_get(self._agent(params, frozen, rng, cloned=False, greedy=False))}
+        greedy = jax.device_get(self._agent(params, frozen, rng, cloned=False, greedy=True))
+        results[CLONED] = fixed(CLONED, lambda: self._agent(params, frozen, rng, cloned=True, greedy=False))
+        results[RANDOM] = fixed(RANDOM, lambda: self._plain(rng, RANDOM))
+        if self.has_oracle:
+            results[OPTIMAL] = fixed(OPTIMAL, lambda: self._plain(rng, OPTIMAL))
+        means = {name: float(result["returns"].mean()) for name, result in results.items()}
+        scalars = {"control/return": means["agent"], "control/return_greedy": float(greedy["returns"].mean())}
+        scalars |= {f"control/return_{name}": mean for name, mean in means.items() if name != "agent"}
+        scalars["control/return_sd"] = float(results["agent"]["returns"].std())
+        if self.has_oracle:
+            span = means[OPTIMAL] - means[RANDOM]
+            scalars["control/normalized_return"] = (means["agent"] - means[RANDOM]) / span
+            scalars["control/normalized_return_cloned"] = (means[CLONED] - means[RANDOM]) / span
+            scalars["control/normalized_return_greedy"] = (scalars["control/return_greedy"] - means[RANDOM]) / span
+        imagined: list[np.ndarray] = []
+        for index, batch in enumerate(batches):
+            key = jax.random.fold_in(imagine_rng, index)
+            imagined.extend(np.asarray(self._imagine(params, frozen, batch, key)))
+            if len(imagined) >= self.contexts:
+                break
+        if imagined:
+            scalars["control/imagined_return"] = float(np.mean(imagined[: self.contexts]))
+        return Evaluation(
+            scalars=scalars,
+            images={
+                "control": figures.rewards_of_policies(
+                    {name: result["rewards"] for name, result in results.items()},
+                    {name: result["returns"] for name, result in results.items()},
+                ),
+                "control_episodes": pictures.episodes_strip(_frames(results)),
+            },
+            videos={"control": pictures.episodes_video(_frames(results))},
+        )
+
+
+def _frames(results: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Frames [episodes, T, H, W, C] by policy, from before learning to the oracle."""
+    titles = {RANDOM: "random", CLONED: "before RL", "agent": "after RL", OPTIMAL: "oracle"}
+    return {title: results[name]["frames"] for name, title in titles.items() if name in results}

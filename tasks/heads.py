@@ -1,0 +1,375 @@
+"""Phase 3: policy, reward and continue heads on the world model (Dreamer 4, arXiv:2509.24527, §3.3)."""
+
+import copy
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from models import distributions, functional
+from models.actions import as_components
+from models.dynamics import DynamicsConfig
+from models.generation import observe
+from models.heads import ContinueHead, HeadsConfig, PolicyHead, TwoHotHead, ahead, masked_mean, within
+from models.imagination import Actions, Moment, WorldModel, roll_out
+from models.normalization import RunningRms, init_rms, normalize
+from tasks import figures
+from tasks.dynamics import DynamicsTask
+from tasks.environments import check_environment, make_environment
+from trainer.errors import ConfigError, DataError
+from trainer.task import Batch, Comparison, Evaluation, Evaluator, LossOutput, Upstream
+
+
+class HeadsTask(DynamicsTask):
+    """Teaches the world model what an agent needs: what was done, what it brought, and when it ended.
+
+    Agent tokens carry a task's embedding; heads on their outputs h[t] predict `actions[t + 1 … t + L]`,
+    `rewards[t … t + L - 1]` and `continues[t … t + L - 1]` (multi-token prediction). Features come from finished
+    frames at the context level, the same input as in imagination and in an environment; the dynamics loss stays on,
+    on noisy ones. Every term is divided by its running RMS.
+
+    Args:
+      heads: fields of `models.heads.HeadsConfig`.
+      tasks: tasks there are; a batch may tell a row's by `task` [B].
+      task_id: the task of rows that do not tell.
+      dynamics_share: share of a batch's rows that the dynamics loss is taken on.
+      weights: of the terms `dynamics`, `policy`, `reward` and `continue`; 1 where not given.
+      objective: fields of `models.shortcut.ShortcutConfig` that differ from the upstream's; None for the upstream's.
+      sampler: fields of `models.generation.Sampler`, likewise.
+      rollout: settings of the evaluator `tasks.dynamics.Rollout`.
+      evaluation: settings of the evaluator `HeadsEvaluation`.
+      environment: where the data was recorded, `target` and arguments: what the figures are compared with.
+    """
+
+    def __init__(
+        self, *, heads: Mapping[str, Any] | None = None, tasks: int = 1, task_id: int = 0, dynamics_share: float = 1.0,
+        weights: Mapping[str, float] | None = None, objective: Mapping[str, Any] | None = None,
+        sampler: Mapping[str, Any] | None = None, rollout: Mapping[str, Any] | None = None,
+        evaluation: Mapping[str, Any] | None = None, environment: Mapping[str, Any] | None = None,
+    ):  # fmt: skip
+        super().__init__(model={}, objective=objective, sampler=sampler, rollout=rollout)
+        self.tasks, self.task_id, self.dynamics_share = tasks, task_id, dynamics_share
+        self._heads_fields, self._weights_given = dict(heads or {}), dict(weights or {})
+        self._evaluation_fields, self._environment_fields = dict(evaluation or {}), dict(environment or {})
+        if tasks < 1 or not 0 <= task_id < tasks:
+            raise ValueError(f"task_id must be in 0 … tasks - 1, got task_id={task_id} and tasks={tasks}")
+        if not 0 < dynamics_share <= 1:
+            raise ValueError(f"dynamics_share must be above 0 and at most 1, got {dynamics_share}")
+
+    def setup(self, upstream: Mapping[str, Upstream], example: Batch) -> None:
+        """Takes the dynamics that training starts from, and checks that it and the settings fit the data."""
+        dynamics = upstream.get("dynamics")
+        if dynamics is None or not isinstance(dynamics.task, DynamicsTask):
+            raise ConfigError(
+                "HeadsTask needs a trained dynamics: set config.upstream.dynamics to "
+                '{"run": "logs/dynamics-cpu", "config": "configs/dynamics.py:cpu"}.'
+            )
+        base = dynamics.task
+        self._pretrained = dynamics.params
+        for fields, own in ((base.objective, self._objective_fields), (base.sampler, self._sampler_fields)):
+            given = {name: value for name, value in own.items() if value is not None}
+            own |= dataclasses.asdict(fields) | given  # type: ignore[call-overload]
+        if not base.config.actions:
+            raise ConfigError(f"the dynamics of {dynamics.run} has no action space, so there is nothing to clone.")
+        for name in ("rewards", "actions"):
+            if name not in example:
+                raise ConfigError(
+                    f"heads are learned from actions and rewards, and the data has no {name}. Name the feature that "
+                    f"holds them, as in --config.data.keys.{name}=FEATURE, or other data."
+                )
+        config: DynamicsConfig = dataclasses.replace(base.config, tasks=self.tasks)
+        self._adopt(base.tokenizer, dynamics.frozen["tokenizer"], config, example, dynamics.run)
+        self.has_continues = "continues" in example
+        self.environment = make_environment(self._environment_fields)
+        if self.environment is not None:
+            check_environment(self.environment, config.actions)
+        terms = ("dynamics", "policy", "reward", *(("continue",) if self.has_continues else ()))
+        if unknown := set(self._weights_given) - {"dynamics", "policy", "reward", "continue"}:
+            raise ConfigError(
+                f"task.weights names {sorted(unknown)}; the terms are dynamics, policy, reward, continue."
+            )
+        self.weights = {name: float(self._weights_given.get(name, 1.0)) for name in terms}
+        try:
+            self.heads = HeadsConfig(**self._heads_fields)
+            distributions.check_policy_space(config.actions)
+            self._evaluation = HeadsEvaluation(self, **self._evaluation_fields)
+        except (TypeError, ValueError) as e:
+            raise ConfigError(f"task: {e}") from e
+
+    def check_batch(self, batch: Batch) -> None:
+        """Raises DataError where actions or task ids lie outside of what the model knows."""
+        super().check_batch(batch)
+        ids = np.asarray(batch.get("task", self.task_id))
+        if ids.min() < 0 or ids.max() >= self.tasks:
+            raise DataError(
+                f"the data has task ids {ids.min()} … {ids.max()}, and the model knows 0 … {self.tasks - 1}: set "
+                f"--config.task.tasks={ids.max() + 1}, or name other data."
+            )
+
+    def init_params(self, rng: jax.Array, batch: Batch) -> functional.Params:
+        """Fresh parameters of dynamics and heads, by part."""
+        del batch
+        rngs = jax.random.split(rng, len(self._makers))
+        return {name: functional.init(make, key) for (name, make), key in zip(self._makers.items(), rngs, strict=True)}
+
+    @property
+    def _makers(self) -> dict[str, Any]:
+        width, space, heads = self.config.transformer.width, self.config.actions, self.heads
+        makers = {
+            "dynamics": self._make,
+            "policy": lambda rngs: PolicyHead(width, space, heads, rngs=rngs),
+            "reward": lambda rngs: TwoHotHead(width, heads, rngs=rngs),
+        }
+        if self.has_continues:
+            makers["continue"] = lambda rngs: ContinueHead(width, heads, rngs=rngs)
+        return makers
+
+    def warm_start(self, params: functional.Params) -> functional.Params:
+        """The upstream's dynamics; the task embedding and the heads are new."""
+        return {**params, "dynamics": {**params["dynamics"], **self._pretrained}}
+
+    def model(self, params: functional.Params) -> Any:
+        """The dynamics with these parameters."""
+        return functional.bind(self._make, params["dynamics"])
+
+    def head(self, params: functional.Params, name: str) -> Any:
+        """The head `policy`, `reward` or `continue` with these parameters."""
+        return functional.bind(self._makers[name], params[name])
+
+    def world_model(self, params: functional.Params, task: jax.Array) -> WorldModel:
+        """The imagination of rows with these task ids [B]."""
+        continues = self.head(params, "continue") if self.has_continues else None
+        return WorldModel(self.model(params), self.head(params, "reward"), continues, self.sampler, task)
+
+    def for_imagination(self, sampler: Mapping[str, Any]) -> "HeadsTask":
+        """This task with another sampler, given by the fields that differ.
+
+        Raises:
+          ConfigError: the model cannot sample so.
+        """
+        task = copy.copy(self)
+        try:
+            task.sampler = dataclasses.replace(self.sampler, **{k: v for k, v in sampler.items() if v is not None})
+            task._check_sampler()
+        except (TypeError, ValueError) as e:
+            raise ConfigError(f"task: {e}") from e
+        return task
+
+    def init_extra(self, params: functional.Params) -> RunningRms:
+        """The running scales of the loss terms."""
+        del params
+        return init_rms(tuple(self.weights))
+
+    def task_ids(self, batch: Batch) -> jax.Array:
+        """Task ids [B]."""
+        rows = batch["frames"].shape[0]
+        return jnp.asarray(batch["task"], jnp.int32) if "task" in batch else jnp.full(rows, self.task_id, jnp.int32)
+
+    def features(self, params: functional.Params, spatial: jax.Array, batch: Batch, rng: jax.Array) -> jax.Array:
+        """h [B, T, D] of recorded frames, whose packed, scaled latents are `spatial`."""
+        features, _ = observe(
+            self.model(params), None, spatial, batch["actions"], self.labelled_frames(batch), rng, self.sampler,
+            task=self.task_ids(batch), independent=batch.get("independent"),
+        )  # fmt: skip
+        assert features is not None
+        return features
+
+    def loss(
+        self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, *, rng: jax.Array, step: jax.Array,
+        extra: RunningRms, train: bool,
+    ) -> LossOutput:  # fmt: skip
+        """The dynamics loss on noisy frames, and the heads' cross-entropies on finished ones."""
+        del step, train
+        dynamics_rng, context_rng = jax.random.split(rng)
+        spatial = jax.lax.stop_gradient(self.encode(frozen["tokenizer"], batch))
+        rows = max(2, round(self.dynamics_share * len(spatial)))
+        shortcut = self.shortcut_terms(params, spatial, batch, dynamics_rng, rows)
+        errors = self.head_errors(params, self.features(params, spatial, batch, context_rng), batch)
+        means = {name: masked_mean(*errors[name]) for name in self.weights if name in errors}
+        terms = {"dynamics": shortcut.flow + shortcut.bootstrap, **means}
+        loss, extra = normalize(terms, self.weights, extra)
+        first = {"cross_entropy_1": masked_mean(errors["policy"][0][..., 0], errors["policy"][1][..., 0])}
+        return LossOutput(loss, {**shortcut._asdict(), **means, **first}, extra)
+
+    def head_errors(
+        self, params: functional.Params, features: jax.Array, batch: Batch
+    ) -> dict[str, tuple[jax.Array, jax.Array]]:
+        """Cross-entropies [B, T, L] of the heads, and where each counts.
+
+        Index n of axis L stands for `actions[t + n + 1]`, `rewards[t + n]` and `continues[t + n]`. What lies beyond the
+        clip or behind a reset does not count, nor rows of unrelated frames; actions count in labelled frames of rows
+        that are `relevant`, rewards where a step led to the frame.
+        """
+        count = self.heads.distances
+        now, later = range(count), range(1, count + 1)
+        frames, rows = features.shape[1], jnp.ones((len(features), 1, 1), bool)
+        if "independent" in batch:
+            rows = rows & ~batch["independent"][:, None, None]
+        known = self.labelled_frames(batch)
+        first = batch.get("is_first", jnp.zeros(known.shape, bool))
+        same_episode = jnp.cumprod(ahead(~first, now).at[:, :, 0].set(True), axis=2, dtype=bool)
+        mask = {
+            "policy": rows & within(frames, later) & jnp.cumprod(ahead(known, later), axis=2, dtype=bool),
+            "reward": rows & within(frames, now) & same_episode & ahead(~first, now),
+            "continue": rows & within(frames, now) & same_episode,
+        }
+        if "relevant" in batch:
+            mask["policy"] = mask["policy"] & batch["relevant"][:, None, None]
+        actions = {
+            name: ahead(array, later) for name, array in as_components(batch["actions"], self.config.actions).items()
+        }
+        logits = self.head(params, "policy")(features)
+        reward = self.head(params, "reward")
+        errors = {
+            "policy": -distributions.log_prob(logits, actions, self.config.actions),
+            "reward": reward.two_hot.loss(reward(features), ahead(batch["rewards"], now)),
+        }
+        if self.has_continues:
+            errors["continue"] = optax.sigmoid_binary_cross_entropy(
+                self.head(params, "continue")(features), ahead(batch["continues"], now)
+            )
+        return {name: (error, mask[name]) for name, error in errors.items()}
+
+    def evaluators(self) -> Mapping[str, Evaluator]:
+        """Open-loop rollouts of the dynamics, and the heads' errors."""
+        return {**super().evaluators(), "heads": self._evaluation}
+
+
+class HeadsEvaluation(Evaluator):
+    """How well the heads predict, on recorded frames (teacher-forced) and along the model's own dreams.
+
+    `heads/cross_entropy_n` is the mean over distances 1 … n, in nats per action; its floor is the entropy of the policy
+    that recorded the data, where the environment knows it (`behavior_entropy`). `heads/reward_mae` is of the reward
+    received on arriving at the frame, in its own unit. Names that end in `_dreamed` are of frames that the model
+    imagined under the true actions.
+
+    Args:
+      task: the task.
+      context: frames given before a dream.
+      clips: held-out clips that are teacher-forced.
+      dreams: held-out clips that are dreamed on.
+      shown: clips in the figure of rewards over time.
+      every: steps between two evaluations.
+    """
+
+    def __init__(
+        self, task: HeadsTask, *, context: int = 32, clips: int = 512, dreams: int = 64, shown: int = 4,
+        every: int | None = None,
+    ):  # fmt: skip
+        for name, value in (("context", context), ("clips", clips), ("dreams", dreams), ("shown", shown)):
+            if value < 1:
+                raise ValueError(f"evaluation.{name} must be at least 1, got {value}")
+        self.task, self.context, self.clips, self.dreams, self.shown, self.every = (
+            task, context, clips, dreams, shown, every,
+        )  # fmt: skip
+        self.numbers = [n for n in (1, 2, 8) if n <= task.heads.distances]
+        self.knows_floor = hasattr(task.environment, "behavior_entropy")
+        self.comparisons = (
+            *(
+                Comparison(
+                    f"heads/cross_entropy_{n}",
+                    "cloned policy: nats per action" + (f", mean over 1 … {n} frames ahead" if n > 1 else ""),
+                    "nats", "lower", {"floor": f"heads/cross_entropy_floor_{n}"} if self.knows_floor else {},
+                )
+                for n in self.numbers
+            ),
+            Comparison("heads/reward_mae", "reward head: mean absolute error", "", "lower", {"floor": 0.0}),
+            Comparison("heads/reward_mae_dreamed", "the same along dreams", "", "lower", {"floor": "heads/reward_mae"}),
+        )  # fmt: skip
+        self._forced = jax.jit(self._teacher_forced)
+        self._dreamed = jax.jit(self._dream)
+
+    def check(self, example: Batch | None) -> None:
+        """Raises ConfigError where held-out clips are no longer than the context."""
+        if example is not None and example["frames"].shape[1] <= self.context:
+            raise ConfigError(
+                f"heads are evaluated along dreams after {self.context} frames, but held-out clips have "
+                f"{example['frames'].shape[1]}; set eval_data.length above task.evaluation.context."
+            )
+
+    def _teacher_forced(self, params: functional.Params, tokenizer: Any, batch: Batch, rng: jax.Array) -> Any:
+        task = self.task
+        features = task.features(params, task.encode(tokenizer, batch), batch, rng)
+        errors = task.head_errors(params, features, batch)
+        policy, policy_mask = errors["policy"]
+        reward = task.head(params, "reward").now(features)
+        out = {
+            "policy": jnp.sum(jnp.where(policy_mask, policy, 0), axis=1),  # [B, L]
+            "policy_count": jnp.sum(policy_mask, axis=1),
+            "reward": jnp.where(errors["reward"][1][..., 0], jnp.abs(reward - batch["rewards"]), 0).sum(axis=1),
+            "reward_count": errors["reward"][1][..., 0].sum(axis=1),
+        }
+        if task.has_continues:
+            right = (task.head(params, "continue").now(features) > 0.5) == (batch["continues"] > 0.5)
+            out["continue"] = jnp.sum(right & errors["continue"][1][..., 0], axis=1)
+            out["continue_count"] = jnp.sum(errors["continue"][1][..., 0], axis=1)
+        return out
+
+    def _dream(self, params: functional.Params, tokenizer: Any, batch: Batch, rng: jax.Array) -> Any:
+        task, past = self.task, self.context
+        context_rng, dream_rng = jax.random.split(rng)
+        spatial, labelled = task.encode(tokenizer, batch)[:, :past], task.labelled_frames(batch)[:, :past]
+        actions = as_components(batch["actions"], task.config.actions)
+        world = task.world_model(params, task.task_ids(batch))
+        start = world.begin(spatial, jax.tree.map(lambda a: a[:, :past], actions), labelled, context_rng)
+
+        def replay(state: Any, moment: Moment, t: jax.Array, rng: jax.Array) -> Actions:
+            return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, past + t, axis=1, keepdims=False), actions)
+
+        horizon = batch["frames"].shape[1] - past
+        dream = roll_out(world, start, replay, dream_rng, horizon)
+        logits = task.head(params, "policy").next(dream.features[:, :-1])
+        taken = jax.tree.map(lambda a: a[:, past:], actions)
+        return {
+            "rewards": dream.rewards,
+            "policy": -distributions.log_prob(logits, taken, task.config.actions),
+        }
+
+    def evaluate(
+        self, *, params: functional.Params, frozen: Mapping[str, Any], extra: Any, rng: jax.Array,
+        batches: Iterable[Batch], step: int,
+    ) -> Evaluation:  # fmt: skip
+        """Measures `clips` clips, and `dreams` of them along dreams."""
+        del extra, step
+        forced: list[dict[str, np.ndarray]] = []
+        dreamed: list[dict[str, np.ndarray]] = []
+        count, length, tokenizer = 0, 0, frozen["tokenizer"]
+        for index, batch in enumerate(batches):
+            key, rows, length = jax.random.fold_in(rng, index), *batch["frames"].shape[:2]
+            out = jax.device_get(self._forced(params, tokenizer, batch, key))
+            forced.append({name: value[: self.clips - count] for name, value in out.items()})
+            if count < self.dreams:
+                out = jax.device_get(self._dreamed(params, tokenizer, batch, key))
+                out["truth"] = np.asarray(batch["rewards"])[:, self.context :]
+                dreamed.append({name: value[: self.dreams - count] for name, value in out.items()})
+            count += rows
+            if count >= self.clips:
+                break
+        if not forced:
+            return Evaluation()
+        total = {name: np.concatenate([out[name] for out in forced]).sum(axis=0) for name in forced[0]}
+        dream = {name: np.concatenate([out[name] for out in dreamed]) for name in dreamed[0]}
+        by_distance = total["policy"] / np.maximum(total["policy_count"], 1)
+        pooled = np.cumsum(total["policy"]) / np.maximum(np.cumsum(total["policy_count"]), 1)
+        error = np.abs(dream["rewards"] - dream["truth"])
+        scalars = {f"heads/cross_entropy_{n}": float(pooled[n - 1]) for n in self.numbers}
+        scalars["heads/cross_entropy_1_dreamed"] = float(dream["policy"].mean())
+        scalars["heads/reward_mae"] = float(total["reward"] / max(total["reward_count"], 1))
+        scalars["heads/reward_mae_dreamed"] = float(error.mean())
+        if self.task.has_continues:
+            scalars["heads/continue_accuracy"] = float(total["continue"] / max(total["continue_count"], 1))
+        floor = None
+        if self.knows_floor:
+            floor = np.asarray(self.task.environment.behavior_entropy(length, self.task.heads.distances))
+            scalars |= {f"heads/cross_entropy_floor_{n}": float(floor[n - 1]) for n in self.numbers}
+        images = {
+            "heads_cross_entropy": figures.cross_entropy(pooled, by_distance, floor),
+            "heads_reward": figures.rewards(
+                dream["rewards"][: self.shown], dream["truth"][: self.shown], error, self.context
+            ),
+        }
+        return Evaluation(scalars=scalars, images=images)

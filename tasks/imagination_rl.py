@@ -1,0 +1,234 @@
+"""Phase 4: a better policy, learned inside the world model (Dreamer 4, arXiv:2509.24527, §3.4)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from models import distributions, functional
+from models.actions import as_components
+from models.heads import HeadsConfig, PolicyHead, TwoHotHead, masked_mean
+from models.imagination import Actions, Moment, Policy, Rollout, World, roll_out
+from models.pmpo import pmpo
+from models.returns import alive, lambda_returns
+from tasks.control import Control, returns
+from tasks.environments import check_environment, make_environment
+from tasks.heads import HeadsTask
+from trainer.errors import ConfigError
+from trainer.state import TrainState, apply_gradients
+from trainer.task import Batch, Evaluator, LossOutput, Metrics, Task, Upstream
+
+
+class ImaginationRLTask(Task):
+    """Learns a policy and a value head from rollouts in imagination; the transformer stays as it is.
+
+    A rollout starts from every context of the batch. The policy starts as the clone, and a frozen copy of the clone is
+    its prior. Values are symexp two-hot on λ-returns; the policy learns by PMPO on the sign of the advantage.
+
+    Args:
+      context: frames of a context; batches have to be as long or longer, and their first frames are used.
+      horizon: imagined frames (H).
+      discount: γ.
+      trace: λ of the returns.
+      positive_share: α, the weight of states with a positive advantage; the others have 1 - α.
+      prior_weight: β.
+      uniform_share: of the policy's actions this share is drawn evenly, so that every action is tried. [ours]
+      value: fields of `models.heads.HeadsConfig` of the value head (`distances` is 1).
+      sampler: fields of `models.generation.Sampler` that differ from the upstream's; None for the upstream's.
+      task_id: the task to get better at; None for the upstream's.
+      environment: where the policy is tried out, `target` and arguments.
+      evaluation: settings of the evaluator `tasks.control.Control`.
+    """
+
+    def __init__(
+        self, *, context: int = 16, horizon: int = 32, discount: float = 0.997, trace: float = 0.95,
+        positive_share: float = 0.5, prior_weight: float = 0.3, uniform_share: float = 0.0,
+        value: Mapping[str, Any] | None = None, sampler: Mapping[str, Any] | None = None, task_id: int | None = None,
+        environment: Mapping[str, Any] | None = None, evaluation: Mapping[str, Any] | None = None,
+    ):  # fmt: skip
+        for name, count in (("context", context), ("horizon", horizon)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count}")
+        shares = {
+            "discount": discount, "trace": trace, "positive_share": positive_share, "uniform_share": uniform_share,
+        }  # fmt: skip
+        for name, share in shares.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must be between 0 and 1, got {share}")
+        if prior_weight < 0:
+            raise ValueError(f"prior_weight must be 0 or more, got {prior_weight}")
+        self.context, self.horizon, self.discount, self.trace = context, horizon, discount, trace
+        self.positive_share, self.prior_weight, self.uniform_share = positive_share, prior_weight, uniform_share
+        self._task_id = task_id
+        self._value_fields, self._sampler_fields = dict(value or {}), dict(sampler or {})
+        self._environment_fields, self._evaluation_fields = dict(environment or {}), dict(evaluation or {})
+
+    def setup(self, upstream: Mapping[str, Upstream], example: Batch) -> None:
+        """Takes the frozen world model with its heads, and checks that the data and the environment fit it."""
+        heads = upstream.get("heads")
+        if heads is None or not isinstance(heads.task, HeadsTask):
+            raise ConfigError(
+                "ImaginationRLTask needs a world model with heads: set config.upstream.heads to "
+                '{"run": "logs/heads-cpu", "config": "configs/heads.py:cpu"}.'
+            )
+        self.heads, self._upstream = heads.task.for_imagination(self._sampler_fields), heads
+        config = self.heads.config
+        self.task_id = self.heads.task_id if self._task_id is None else self._task_id
+        if not 0 <= self.task_id < self.heads.tasks:
+            raise ConfigError(
+                f"task.task_id = {self.task_id}, but the heads of {heads.run} know the tasks "
+                f"0 … {self.heads.tasks - 1}; give one of these."
+            )
+        if "actions" not in example:
+            raise ConfigError(f"contexts need actions, and the data has none; name the data of {heads.run}.")
+        frames, image = example["frames"].shape[1], tuple(example["frames"].shape[-3:])
+        if image != self.heads.tokenizer.config.image:
+            raise ConfigError(
+                f"{heads.run} was trained on frames of {self.heads.tokenizer.config.image}, the data has {image}."
+            )
+        if frames < self.context:
+            raise ConfigError(
+                f"a context has {self.context} frames, and clips have {frames}: set data.length to {self.context} or "
+                "more, or lower task.context."
+            )
+        self.environment = make_environment(self._environment_fields)
+        self._control = None
+        try:
+            as_components(example["actions"], config.actions)
+            self.value = HeadsConfig(**{**self._value_fields, "distances": 1})
+            if self.environment is not None:
+                check_environment(self.environment, config.actions)
+                self._control = Control(self, **self._evaluation_fields)
+        except (TypeError, ValueError) as e:
+            raise ConfigError(f"task: {e}") from e
+
+    def check_batch(self, batch: Batch) -> None:
+        """Raises DataError where actions lie outside of the action space."""
+        self.heads.check_batch(batch)
+
+    def frozen(self) -> Mapping[str, functional.Params]:
+        """The tokenizer, and the world model with its heads: the cloned policy among them is the prior."""
+        return {"tokenizer": self._upstream.frozen["tokenizer"], "heads": self._upstream.params}
+
+    def _make_policy(self, rngs: Any) -> PolicyHead:
+        return PolicyHead(self.heads.config.transformer.width, self.heads.config.actions, self.heads.heads, rngs=rngs)
+
+    def _make_value(self, rngs: Any) -> TwoHotHead:
+        return TwoHotHead(self.heads.config.transformer.width, self.value, rngs=rngs)
+
+    def init_params(self, rng: jax.Array, batch: Batch) -> functional.Params:
+        """A policy head of the clone's shape, and a fresh value head."""
+        del batch
+        policy_rng, value_rng = jax.random.split(rng)
+        return {
+            "policy": functional.init(self._make_policy, policy_rng),
+            "value": functional.init(self._make_value, value_rng),
+        }
+
+    def warm_start(self, params: functional.Params) -> functional.Params:
+        """The policy is the clone."""
+        return {**params, "policy": self._upstream.params["policy"]}
+
+    def logits(self, policy: functional.Params, features: jax.Array) -> dict[str, jax.Array]:
+        """Logits of the next action, by component."""
+        logits = functional.bind(self._make_policy, policy).next(features)
+        if not self.uniform_share:
+            return logits
+        return distributions.mix_uniform(logits, self.uniform_share, self.heads.config.actions)
+
+    def policy(self, params: functional.Params, *, greedy: bool = False) -> Policy:
+        """Acts by the policy head's features: drawn, or the likeliest action."""
+        space = self.heads.config.actions
+
+        def act(state: Any, moment: Moment, t: jax.Array, rng: jax.Array) -> Actions:
+            logits = self.logits(params, moment.features)
+            return distributions.mode(logits, space) if greedy else distributions.sample(rng, logits, space)
+
+        return act
+
+    def begin(self, frozen: Mapping[str, Any], batch: Batch, rng: jax.Array) -> tuple[World, tuple[Any, Moment]]:
+        """The imagination, and where the rollouts of a batch start in it."""
+        batch = jax.tree.map(lambda a: a[:, : self.context] if a.ndim > 1 else a, dict(batch))
+        ids = batch["task"] if "task" in batch else jnp.full(batch["frames"].shape[0], self.task_id, jnp.int32)
+        world = self.heads.world_model(frozen["heads"], ids)
+        spatial = self.heads.encode(frozen["tokenizer"], batch)
+        actions = as_components(batch["actions"], self.heads.config.actions)
+        return world, world.begin(spatial, actions, self.heads.labelled_frames(batch), rng)
+
+    def imagine(
+        self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, rng: jax.Array,
+        horizon: int | None = None,
+    ) -> Rollout:  # fmt: skip
+        """Rollouts of the policy from the batch's contexts, without a gradient."""
+        begin_rng, rng = jax.random.split(rng)
+        world, start = self.begin(frozen, batch, begin_rng)
+        rollout = roll_out(world, start, self.policy(params["policy"]), rng, horizon or self.horizon)
+        return jax.lax.stop_gradient(rollout)
+
+    def objective(
+        self, params: functional.Params, prior: functional.Params, rollout: Rollout
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """PMPO and the value loss on a rollout, over all of its states but the last.
+
+        Args:
+          params: policy and value.
+          prior: the cloned policy's parameters.
+          rollout: from `imagine`.
+        """
+        space, states = self.heads.config.actions, rollout.features[:, :-1]
+        value = functional.bind(self._make_value, params["value"])
+        values = jax.lax.stop_gradient(value.now(rollout.features))
+        target = lambda_returns(rollout.rewards, rollout.continues, values, discount=self.discount, trace=self.trace)
+        weight = alive(rollout.continues)[:, :-1]
+        logits, clone = self.logits(params["policy"], states), self.logits(prior, states)
+        kl = distributions.kl(logits, clone, space)
+        advantage = target - values[:, :-1]
+        terms = pmpo(
+            distributions.log_prob(logits, rollout.actions, space), advantage, kl, weight,
+            alpha=self.positive_share, beta=self.prior_weight,
+        )  # fmt: skip
+        errors = value.two_hot.loss(value(states)[..., 0, :], target)
+        value_loss = jnp.sum(weight * errors) / jnp.maximum(jnp.sum(weight), 1e-6)
+        loss = terms.positive + terms.negative + terms.prior + value_loss
+        return loss, {
+            "policy": terms.positive + terms.negative,
+            "prior": terms.prior,
+            "value": value_loss,
+            "value_mae": masked_mean(jnp.abs(advantage), weight > 0.5),
+            "kl": masked_mean(kl, weight > 0.5),
+            "entropy": masked_mean(distributions.entropy(logits, space), weight > 0.5),
+            "positive": masked_mean((advantage >= 0).astype(jnp.float32), weight > 0.5),
+            "imagined_reward": masked_mean(rollout.rewards, weight > 0.5),
+        }
+
+    def train_step(
+        self, state: TrainState, frozen: Mapping[str, Any], batch: Batch, tx: optax.GradientTransformation,
+        *, ema_decay: float | None = None,
+    ) -> tuple[TrainState, Metrics]:  # fmt: skip
+        """One rollout, then one update on it."""
+        rng = jax.random.fold_in(state.rng, state.step)
+        rollout = self.imagine(state.params, frozen, batch, rng)
+        learn = jax.value_and_grad(self.objective, has_aux=True)
+        (loss, metrics), grads = learn(state.params, frozen["heads"]["policy"], rollout)
+        state, more = apply_gradients(state, grads, state.extra, tx, ema_decay)
+        return state, {"loss": loss, **metrics, "imagined_return": jnp.mean(returns(rollout)), **more}
+
+    def loss(
+        self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, *, rng: jax.Array, step: jax.Array,
+        extra: Any, train: bool,
+    ) -> LossOutput:  # fmt: skip
+        """The same on held-out contexts."""
+        del step, train
+        rollout = self.imagine(params, frozen, batch, rng)
+        loss, metrics = self.objective(params, frozen["heads"]["policy"], rollout)
+        return LossOutput(loss, metrics, extra)
+
+    def evaluators(self) -> Mapping[str, Evaluator]:
+        """Returns in the real environment, where there is one."""
+        return {} if self._control is None else {"control": self._control}
+
+    def frames_per_batch(self, batch: Batch) -> int:
+        """Imagined frames."""
+        return batch["frames"].shape[0] * self.horizon
