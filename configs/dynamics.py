@@ -46,7 +46,7 @@ def _data(preset: str) -> dict[str, Any]:
     if preset == "reference":
         return {"batch_size": 64, "length": 64, "short_length": 32, "independent_share": 0.3}
     if preset == "smoke":
-        return {"batch_size": 4, "length": 16, "short_length": 8, "independent_share": 0.25}
+        return {"batch_size": 4, "length": 16, "independent_share": 0.25}
     return {"batch_size": 16, "length": 16, "independent_share": 0.1}
 
 

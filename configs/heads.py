@@ -28,8 +28,10 @@ def _task(preset: str) -> dict[str, Any]:
     heads = {"distances": 8, "hidden": 256, "layers": 2, "bins": 255, "limit": 6.0}
     evaluation = {"context": 32, "clips": 512, "dreams": 64, "shown": 4}
     if preset == "smoke":
-        heads |= {"distances": 2, "hidden": 32, "layers": 1, "bins": 41}
+        heads |= {"hidden": 32, "layers": 1, "bins": 41}
         evaluation |= {"clips": 16, "dreams": 16}
+    elif preset == "reference":
+        heads["distances"] = 2
     return {
         "heads": heads,
         "tasks": 1,

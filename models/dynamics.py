@@ -169,7 +169,8 @@ class Dynamics(nnx.Module):
         if task is not None:
             if not self.config.tasks:
                 raise ValueError("a task is given, but this dynamics has no agent token (tasks=0)")
-            agent = jnp.take(self.tasks[...], task, axis=0, mode="fill")[:, None, None]
+            known = jnp.where(task < 0, self.config.tasks, task)  # a negative index would count from the end
+            agent = jnp.take(self.tasks[...], known, axis=0, mode="fill")[:, None, None]
             tokens.append(jnp.broadcast_to(agent, (*noisy.shape[:2], *agent.shape[2:])))
         joined = jnp.concatenate(tokens, axis=2).astype(dtype)
         out, cache = self.transformer(joined, independent=independent, cache=cache)

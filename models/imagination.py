@@ -1,6 +1,6 @@
 """Rollouts of a policy in a world: in the world model's imagination, or in a real environment, through the same code.
 
-Dreamer 4, arXiv:2509.24527, §3.4. Rollouts carry no gradient; what is learned from them is elsewhere (`models.pmpo`).
+Dreamer 4, arXiv:2509.24527, §3.3. Rollouts carry no gradient; what is learned from them is elsewhere (`models.pmpo`).
 """
 
 from collections.abc import Callable

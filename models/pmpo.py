@@ -1,6 +1,6 @@
 """PMPO: a policy objective that asks of an advantage only its sign.
 
-arXiv:2410.04166; Dreamer 4, arXiv:2509.24527, §3.4.
+arXiv:2410.04166; Dreamer 4, arXiv:2509.24527, §3.3.
 """
 
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""λ-returns of imagined or real rollouts, with rewards received on arrival (Dreamer 4, arXiv:2509.24527, §3.4)."""
+"""λ-returns of imagined or real rollouts, with rewards received on arrival (Dreamer 4, arXiv:2509.24527, §3.3)."""
 
 import jax
 import jax.numpy as jnp

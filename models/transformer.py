@@ -1,6 +1,6 @@
 """The block-causal space-time transformer that the tokenizer and the dynamics share.
 
-Dreamer 4, arXiv:2509.24527, §3.3: pre-norm RMSNorm, RoPE, SwiGLU, QK-norm, soft-capped attention logits, grouped
+Dreamer 4, arXiv:2509.24527, §3.4: pre-norm RMSNorm, RoPE, SwiGLU, QK-norm, soft-capped attention logits, grouped
 queries; attention is separate over space (the tokens of one frame) and, every n-th layer, over time (one token
 position, causal, over a window of frames).
 """

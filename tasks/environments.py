@@ -15,13 +15,15 @@ KNOWN = {"bouncing_square": "datasets.bouncing_square.environment:make"}
 def make_environment(spec: Mapping[str, Any]) -> Any:
     """Builds the environment of `spec`, `{"target": NAME or "module:function", …arguments}`; None for an empty one.
 
+    Arguments that are None are left out.
+
     Raises:
       ConfigError: there is no such environment, or it does not take these arguments.
     """
-    arguments = dict(spec)
+    arguments = {name: value for name, value in spec.items() if value is not None}
     target = arguments.pop("target", None)
     if not target:
-        if any(value is not None for value in arguments.values()):
+        if arguments:
             raise ConfigError(f"task.environment has arguments and no target: {arguments}.")
         return None
     location = target if ":" in target else KNOWN.get(target)

@@ -63,7 +63,7 @@ class HeadsTask(DynamicsTask):
     def setup(self, upstream: Mapping[str, Upstream], example: Batch) -> None:
         """Takes the dynamics that training starts from, and checks that it and the settings fit the data."""
         dynamics = upstream.get("dynamics")
-        if dynamics is None or not isinstance(dynamics.task, DynamicsTask):
+        if dynamics is None or not isinstance(dynamics.task, DynamicsTask) or isinstance(dynamics.task, HeadsTask):
             raise ConfigError(
                 "HeadsTask needs a trained dynamics: set config.upstream.dynamics to "
                 '{"run": "logs/dynamics-cpu", "config": "configs/dynamics.py:cpu"}.'
@@ -79,7 +79,7 @@ class HeadsTask(DynamicsTask):
             if name not in example:
                 raise ConfigError(
                     f"heads are learned from actions and rewards, and the data has no {name}. Name the feature that "
-                    f"holds them, as in --config.data.keys.{name}=FEATURE, or other data."
+                    f"holds them, as in --config.data.keys.{name}=FEATURE (and for eval_data), or other data."
                 )
         config: DynamicsConfig = dataclasses.replace(base.config, tasks=self.tasks)
         self._adopt(base.tokenizer, dynamics.frozen["tokenizer"], config, example, dynamics.run)

@@ -1,4 +1,4 @@
-"""Phase 4: a better policy, learned inside the world model (Dreamer 4, arXiv:2509.24527, §3.4)."""
+"""Phase 4: a better policy, learned inside the world model (Dreamer 4, arXiv:2509.24527, §3.3)."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -151,7 +151,7 @@ class ImaginationRLTask(Task):
     def begin(self, frozen: Mapping[str, Any], batch: Batch, rng: jax.Array) -> tuple[World, tuple[Any, Moment]]:
         """The imagination, and where the rollouts of a batch start in it."""
         batch = jax.tree.map(lambda a: a[:, : self.context] if a.ndim > 1 else a, dict(batch))
-        ids = batch["task"] if "task" in batch else jnp.full(batch["frames"].shape[0], self.task_id, jnp.int32)
+        ids = jnp.full(batch["frames"].shape[0], self.task_id, jnp.int32)  # whatever the recording was about
         world = self.heads.world_model(frozen["heads"], ids)
         spatial = self.heads.encode(frozen["tokenizer"], batch)
         actions = as_components(batch["actions"], self.heads.config.actions)

@@ -62,7 +62,7 @@ SCHEMA: Mapping[str, tuple[Any, str]] = {
 }
 # Groups to which an override may add fields, and those whose entries (NAME: {…}) may be left out.
 ENTRIES = ("evaluators", "callbacks", "writers", "upstream")
-OPEN = (*ENTRIES, "optimizer.options")
+OPEN = (*ENTRIES, "optimizer.options", "data.keys", "eval_data.keys")
 _UPSTREAM_KEYS = ("run", "config")
 
 

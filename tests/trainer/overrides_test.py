@@ -51,6 +51,13 @@ def test_an_override_is_read_as_the_type_of_its_field(config, key, text, value):
     assert type(get(config, key)) is type(value)
 
 
+def test_features_of_the_data_can_be_named(config):
+    config.data["keys"] = {}
+    override(config, "data.keys.frames", "video")
+    override(config, "data.keys.rewards", "score")
+    assert config.data["keys"].to_dict() == {"frames": "video", "rewards": "score"}
+
+
 def test_overrides_add_and_remove_entries_of_open_groups(config):
     override(config, "callbacks.limit.target", "time_limit")
     override(config, "callbacks.limit.seconds", "60")
