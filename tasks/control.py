@@ -135,17 +135,17 @@ class Control(Evaluator):
             Comparison("control/imagined_return", f"return of {steps} steps in imagination",
                        references={"real": "control/return"}),
         )  # fmt: skip
-        self._agent = jax.jit(self._run_agent, static_argnames=("cloned", "greedy"))
+        self._agent = jax.jit(self._run_agent, static_argnames="greedy")
         self._plain = jax.jit(self._run_plain, static_argnames="name")
         self._imagine = jax.jit(self._imagined)
         self._fixed: dict[str, dict[str, np.ndarray]] = {}  # of policies that do not learn
 
-    def _run_agent(self, params: Any, frozen: Any, rng: jax.Array, cloned: bool, greedy: bool) -> dict[str, jax.Array]:
+    def _run_agent(self, policy_params: Any, frozen: Any, rng: jax.Array, greedy: bool) -> dict[str, jax.Array]:
         task, heads = self.task, self.task.heads
         reset_rng, see_rng, rng = jax.random.split(rng, 3)
         ids = jnp.full(self.episodes, task.task_id, jnp.int32)
         world = RealWorld(task.environment, heads, frozen["tokenizer"], heads.world_model(frozen["heads"], ids))
-        policy = task.policy(frozen["heads"]["policy"] if cloned else params["policy"], greedy=greedy)
+        policy = task.policy(policy_params, greedy=greedy)
         start = world.begin(jax.random.split(reset_rng, self.episodes), see_rng)
         return self._summary(roll_out(world, start, policy, rng, self.steps, pictures=True))
 
@@ -186,9 +186,9 @@ class Control(Evaluator):
                 self._fixed[name] = jax.device_get(run())
             return self._fixed[name]
 
-        results = {"agent": jax.device_get(self._agent(params, frozen, rng, cloned=False, greedy=False))}
-        greedy = jax.device_get(self._agent(params, frozen, rng, cloned=False, greedy=True))
-        results[CLONED] = fixed(CLONED, lambda: self._agent(params, frozen, rng, cloned=True, greedy=False))
+        results = {"agent": jax.device_get(self._agent(params["policy"], frozen, rng, greedy=False))}
+        greedy = jax.device_get(self._agent(params["policy"], frozen, rng, greedy=True))
+        results[CLONED] = fixed(CLONED, lambda: self._agent(frozen["heads"]["policy"], frozen, rng, greedy=False))
         results[RANDOM] = fixed(RANDOM, lambda: self._plain(rng, RANDOM))
         if self.has_oracle:
             results[OPTIMAL] = fixed(OPTIMAL, lambda: self._plain(rng, OPTIMAL))

@@ -7,7 +7,6 @@ import pytest
 from ml_collections import ConfigDict
 
 from trainer import experiment, plugins, upstream
-from trainer.checkpoints import finished
 from trainer.config import check_complete, config_files, load_config
 from trainer.overrides import override
 
@@ -49,7 +48,8 @@ def set_up(config):
 
 
 def test_there_are_the_presets_that_everything_relies_on():
-    assert {"configs/tokenizer.py", "configs/dynamics.py"} <= set(config_files())
+    phases = ("tokenizer", "dynamics", "heads", "imagination_rl")
+    assert {f"configs/{phase}.py" for phase in phases} <= set(config_files())
     for path in config_files():
         assert {f"{path}:smoke", f"{path}:cpu", f"{path}:reference"} <= set(SPECS)
         assert load_config(path) == load_config(f"{path}:cpu")  # what is had without asking
@@ -153,35 +153,3 @@ def test_the_reference_dynamics_has_eight_spatial_tokens_of_64_channels():
     config = load_config("configs/dynamics.py:reference")
     below, packing = load_config(config.upstream.tokenizer.config).task.model, config.task.model.packing
     assert (below.latents // packing, below.channels * packing) == (8, 64)
-
-
-@pytest.fixture(scope="module")
-def shared(tmp_path_factory):
-    return tmp_path_factory.mktemp("smoke")
-
-
-@pytest.mark.parametrize("path", config_files())
-def test_smoke_trains(path, shared, monkeypatch):
-    monkeypatch.chdir(shared)
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        train(f"{path}:smoke", shared / "data")
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
-
-
-def train(spec, data_dir):
-    """Two steps of a config and of each that it builds on, without evaluations (which `tests/end_to_end` has)."""
-    config = load_config(spec)
-    for below in config.upstream.values():
-        train(below.config, data_dir)
-    config.steps = 2
-    config.eval_data = ConfigDict()
-    config.data.data_dir = str(data_dir)
-    config.compilation_cache = ""
-    result = experiment.run(config)
-    assert (result.step, result.stopped) == (2, None)
-    assert np.isfinite(result.metrics["train/loss"])
-    assert result.metrics["train/update_skipped"] == 0
-    assert finished(Path("logs") / config.name).complete

@@ -15,7 +15,8 @@ import pytest
 from trainer import cli
 
 ROOT = Path(__file__).parents[2]
-COMMAND = ("--config=configs/dynamics.py:smoke",)
+COMMAND = ("--config=configs/imagination_rl.py:smoke",)
+RUNS = ("tokenizer-smoke", "dynamics-smoke", "heads-smoke", "imagination_rl-smoke")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,7 +57,7 @@ def home(tmp_path_factory):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not home.chain.exists():
             home.chain.mkdir()
-            assert home.start(COMMAND, home.chain, home.errors).wait(900) == 0, home.errors.read_text()
+            assert home.start(COMMAND, home.chain, home.errors).wait(1800) == 0, home.errors.read_text()
     return home
 
 

@@ -1,13 +1,16 @@
 """The mistakes of a newcomer: each is said in a few lines with the way out, and nothing is written."""
 
+import itertools
 import json
 import shutil
 
 import pytest
+from conftest import COMMAND, RUNS
 
 from trainer.checkpoints import finished
 
 DYNAMICS, TOKENIZER = "--config=configs/dynamics.py:smoke", "--config=configs/tokenizer.py:smoke"
+(CHAIN,) = COMMAND
 
 
 def refused(main, contents, folder, arguments, parts, lines=1):
@@ -67,17 +70,21 @@ def test_a_mistake_in_the_command_is_named_with_the_way_out(main, empty, content
 
 
 @pytest.mark.parametrize(
-    ("setting", "parts"),
+    ("arguments", "parts"),
     [
-        ("task.model.packing=3", ["8 latent tokens do not pack by 3"]),
-        ("task.rollout.context=64", ["rollouts give 64 frames", "held-out clips have 64", "eval_data.length"]),
+        ([DYNAMICS, "--config.task.model.packing=3"], ["8 latent tokens do not pack by 3"]),
+        (
+            [DYNAMICS, "--config.task.rollout.context=64"],
+            ["rollouts give 64 frames", "held-out clips have 64", "eval_data.length"],
+        ),
+        ([CHAIN, "--config.task.task_id=1"], ["task.task_id = 1", "logs/heads-smoke know the tasks 0 … 0"]),
     ],
 )
 def test_a_setting_that_does_not_fit_is_refused_before_the_tokenizer_is_trained(
-    main, workspace, contents, setting, parts
+    main, workspace, contents, arguments, parts
 ):
     shutil.rmtree(workspace / "logs")
-    refused(main, contents, workspace, [DYNAMICS, f"--config.{setting}"], parts)
+    refused(main, contents, workspace, arguments, parts)
 
 
 def test_a_missing_upstream_that_may_not_be_trained_comes_with_its_command(main, empty, contents):
@@ -114,7 +121,8 @@ def test_the_run_of_another_config_is_left_alone(main, workspace, contents):
     refused(main, contents, workspace, [DYNAMICS, "--config.seed=1"], parts, lines=5)
 
 
-def test_a_trained_run_without_its_upstream_is_left_alone(main, workspace, contents):
-    shutil.rmtree(workspace / "logs/tokenizer-smoke")
-    parts = ["logs/dynamics-smoke was trained on logs/tokenizer-smoke, which is now missing", "train them anew"]
-    refused(main, contents, workspace, [DYNAMICS], parts)
+@pytest.mark.parametrize(("gone", "trained"), list(itertools.pairwise(RUNS)))
+def test_a_trained_run_without_its_upstream_is_left_alone(main, workspace, contents, gone, trained):
+    shutil.rmtree(workspace / "logs" / gone)
+    parts = [f"logs/{trained} was trained on logs/{gone}, which is now missing", "train them anew"]
+    refused(main, contents, workspace, [CHAIN], parts)
