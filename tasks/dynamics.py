@@ -261,9 +261,10 @@ class Rollout(Evaluator):
     ) -> Evaluation:  # fmt: skip
         """Measures `clips` clips."""
         del extra, step
-        errors, truth, prediction, count = [], None, None, 0
+        errors, truth, prediction, count, sizes = [], None, None, 0, []
         for index, batch in enumerate(batches):
             frames = np.asarray(batch["frames"])
+            sizes.append(len(frames))
             out = jax.device_get(self._rollout(params, frozen["tokenizer"], batch, jax.random.fold_in(rng, index)))
             take = min(len(frames), self.clips - count)
             count += take
@@ -281,7 +282,7 @@ class Rollout(Evaluator):
         for t in (1, 16, 32):
             if t <= horizon:
                 scalars[f"rollout/psnr_k4_t{t}"] = float(psnr(mse["k4"][t - 1]))
-        if self.task.config.actions:
+        if self.task.config.actions and all(rows > 1 for rows in sizes):  # a single row has nothing to be shuffled with
             scalars["rollout/action_sensitivity"] = float(mse["shuffled"].mean() / mse["k4"].mean())
         strips = [pictures.rollout_strip(t, p, self.context) for t, p in zip(truth, prediction, strict=True)]
         return Evaluation(

@@ -92,6 +92,12 @@ def test_a_dynamics_without_influence_of_actions_has_a_sensitivity_of_exactly_on
     assert scalars["rollout/action_sensitivity"] == 1.0
 
 
+def test_a_single_row_says_nothing_about_sensitivity():
+    scalars = roll_out(walker(), walk_parameters(), [walk_batch(), walk_batch(rows=1)]).scalars
+    assert "rollout/psnr_k4" in scalars
+    assert "rollout/action_sensitivity" not in scalars
+
+
 def test_unlabelled_actions_are_not_used():
     batch = walk_batch() | {"labelled": np.zeros(2, bool)}
     scalars = roll_out(walker(), walk_parameters(), [batch]).scalars
