@@ -19,7 +19,8 @@ from models.imagination import Actions, Moment, Rollout, WorldModel, roll_out
 from models.returns import alive
 from models.tokenizer import to_float
 from tasks import figures, pictures
-from tasks.heads import HeadsTask
+from tasks.heads import HeadsTask, require_features
+from trainer.errors import ConfigError
 from trainer.task import Batch, Comparison, Evaluation, Evaluator
 
 if TYPE_CHECKING:
@@ -139,6 +140,17 @@ class Control(Evaluator):
         self._plain = jax.jit(self._run_plain, static_argnames="name")
         self._imagine = jax.jit(self._imagined)
         self._fixed: dict[str, dict[str, np.ndarray]] = {}  # of policies that do not learn
+
+    def check(self, example: Batch | None) -> None:
+        """Raises ConfigError where held-out clips have no actions, or are shorter than a context."""
+        if example is None:
+            return
+        require_features(example, ("actions",), "eval_data")
+        if example["frames"].shape[1] < self.task.context:
+            raise ConfigError(
+                f"a context has {self.task.context} frames, and held-out clips have {example['frames'].shape[1]}: set "
+                f"eval_data.length to {self.task.context} or more."
+            )
 
     def _run_agent(self, policy_params: Any, frozen: Any, rng: jax.Array, greedy: bool) -> dict[str, jax.Array]:
         task, heads = self.task, self.task.heads

@@ -75,12 +75,7 @@ class HeadsTask(DynamicsTask):
             own |= dataclasses.asdict(fields) | given  # type: ignore[call-overload]
         if not base.config.actions:
             raise ConfigError(f"the dynamics of {dynamics.run} has no action space, so there is nothing to clone.")
-        for name in ("rewards", "actions"):
-            if name not in example:
-                raise ConfigError(
-                    f"heads are learned from actions and rewards, and the data has no {name}. Name the feature that "
-                    f"holds them, as in --config.data.keys.{name}=FEATURE (and for eval_data), or other data."
-                )
+        require_features(example, ("rewards", "actions"), "data")
         config: DynamicsConfig = dataclasses.replace(base.config, tasks=self.tasks)
         self._adopt(base.tokenizer, dynamics.frozen["tokenizer"], config, example, dynamics.run)
         self.has_continues = "continues" in example
@@ -239,6 +234,16 @@ class HeadsTask(DynamicsTask):
         return {**super().evaluators(), "heads": self._evaluation}
 
 
+def require_features(example: Batch, names: Iterable[str], group: str) -> None:
+    """Raises ConfigError where batches of the config's `group` (data, eval_data) lack one of the features."""
+    for name in names:
+        if name not in example:
+            raise ConfigError(
+                f"heads are learned and judged by actions and rewards, and {group} has no {name}. Name the feature "
+                f"that holds them, as in --config.{group}.keys.{name}=FEATURE, or other data."
+            )
+
+
 class HeadsEvaluation(Evaluator):
     """How well the heads predict, on recorded frames (teacher-forced) and along the model's own dreams.
 
@@ -284,8 +289,11 @@ class HeadsEvaluation(Evaluator):
         self._dreamed = jax.jit(self._dream)
 
     def check(self, example: Batch | None) -> None:
-        """Raises ConfigError where held-out clips are no longer than the context."""
-        if example is not None and example["frames"].shape[1] <= self.context:
+        """Raises ConfigError where held-out clips are no longer than the context, or lack actions or rewards."""
+        if example is None:
+            return
+        require_features(example, ("rewards", "actions"), "eval_data")
+        if example["frames"].shape[1] <= self.context:
             raise ConfigError(
                 f"heads are evaluated along dreams after {self.context} frames, but held-out clips have "
                 f"{example['frames'].shape[1]}; set eval_data.length above task.evaluation.context."
@@ -356,7 +364,8 @@ class HeadsEvaluation(Evaluator):
         by_distance = total["policy"] / np.maximum(total["policy_count"], 1)
         pooled = np.cumsum(total["policy"]) / np.maximum(np.cumsum(total["policy_count"]), 1)
         error = np.abs(dream["rewards"] - dream["truth"])
-        scalars = {f"heads/cross_entropy_{n}": float(pooled[n - 1]) for n in self.numbers}
+        counted = total["policy_count"][0] > 0  # no row may be relevant, or labelled
+        scalars = {f"heads/cross_entropy_{n}": float(pooled[n - 1]) for n in self.numbers if counted}
         scalars["heads/cross_entropy_1_dreamed"] = float(dream["policy"].mean())
         scalars["heads/reward_mae"] = float(total["reward"] / max(total["reward_count"], 1))
         scalars["heads/reward_mae_dreamed"] = float(error.mean())

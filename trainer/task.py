@@ -140,7 +140,7 @@ class Task(abc.ABC):
         """
 
     def check_batch(self, batch: Batch) -> None:  # noqa: B027 - optional hook
-        """Called once, after `setup`, with the first training batch as numpy arrays: looks at values, not only shapes.
+        """Called after `setup` with the first batches of training and held-out data as numpy arrays: looks at values.
 
         Raises:
           UserError: the task cannot learn from such data.

@@ -18,7 +18,7 @@ from trainer.checkpoints import Checkpoints, Restored
 from trainer.data import DataIterator, DataSource
 from trainer.errors import CheckpointError, DataError
 from trainer.evaluation import Evaluations, HeldOutMetrics, is_due, merge_evaluators
-from trainer.feed import Fed, Feed, HeldOut, first_batch, open_iterator, peek, shapes, signature
+from trainer.feed import Fed, Feed, HeldOut, first_batch, open_iterator, shapes, signature
 from trainer.metrics import Clock, StepMetrics, Window
 from trainer.stopping import StopFlag, StopReason, stop_on_signals
 from trainer.task import Batch, Evaluation, Evaluator, Task, Upstream
@@ -169,7 +169,10 @@ class Trainer:
     def _check_evaluators(self) -> None:
         if self.eval_data is not None:
             self.eval_data.prepare()
-        self.evaluations.check(None if self.eval_data is None else peek(self.eval_data, self.seed, "held-out"))
+        held_out = None if self.eval_data is None else first_batch(self.eval_data, self.seed, "held-out")
+        self.evaluations.check(None if held_out is None else shapes(held_out))
+        if held_out is not None:
+            self.task.check_batch(held_out)
 
     @functools.cached_property
     def held_out(self) -> HeldOut:

@@ -27,7 +27,7 @@ from hand_made import (
 )
 
 from models.shortcut import ShortcutLoss
-from tasks.heads import HeadsTask
+from tasks.heads import HeadsTask, require_features
 from trainer.errors import ConfigError, DataError
 from trainer.state import TrainState
 
@@ -327,8 +327,8 @@ def without(batch, *names):
 @pytest.mark.parametrize(
     ("batch", "settings", "message"),
     [
-        (without(story(), "rewards"), {}, "the data has no rewards.*--config.data.keys.rewards=FEATURE"),
-        (without(story(), "actions"), {}, "the data has no actions.*--config.data.keys.actions=FEATURE"),
+        (without(story(), "rewards"), {}, "data has no rewards.*--config.data.keys.rewards=FEATURE"),
+        (without(story(), "actions"), {}, "data has no actions.*--config.data.keys.actions=FEATURE"),
         (story() | {"actions": {"walk": story()["actions"]}}, {}, r"components \['move'\], the batch has \['walk'\]"),
         (story() | {"actions": np.zeros((4, 10, 2))}, {}, r"\(categorical\) should be \[B, T\], got \[4, 10, 2\]"),
         (story() | {"frames": np.zeros((4, 10, 8, 8, 3))}, {}, r"on frames of \(4, 4, 3\), the data has \(8, 8"),
@@ -398,3 +398,9 @@ def test_values_out_of_range_are_refused(changes, message):
     task.check_batch(story() | {"task": np.array([0, 1, 1, 0])})
     with pytest.raises(DataError, match=message):
         task.check_batch(story() | changes)
+
+
+@pytest.mark.parametrize("name", ["rewards", "actions"])
+def test_held_out_data_without_rewards_or_actions_is_refused(name):
+    with pytest.raises(ConfigError, match=f"eval_data has no {name}.*--config.eval_data.keys.{name}=FEATURE"):
+        require_features(without(story(), name), ("rewards", "actions"), "eval_data")

@@ -433,7 +433,7 @@ def test_warm_start_is_for_new_runs_and_check_batch_for_every_fit(tmp_path):
     make_trainer(tmp_path, task=tasks[2], steps=5).evaluate()
     make_trainer(tmp_path / "new", task=tasks[3]).dry_run()
     assert [len(task.started) for task in tasks] == [1, 0, 0, 0]
-    assert [len(task.seen) for task in tasks] == [1, 1, 0, 0]
+    assert [len(task.seen) for task in tasks] == [2, 2, 1, 0]  # of training and of held-out data
     first = next(Counter().iterator(seed=3))
     for task in tasks[:2]:
         assert type(task.seen[0]["x"]) is np.ndarray
