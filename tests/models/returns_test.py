@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import rlax
 
 from models.returns import alive, lambda_returns
 
@@ -40,7 +41,6 @@ def test_returns_are_the_recursion_and_no_neighbour_of_it():
 
 
 def test_returns_are_those_of_rlax():
-    rlax = pytest.importorskip("rlax")
     arrays = rollout(1)
     theirs = jax.vmap(rlax.lambda_returns, (0, 0, 0, None))(
         arrays["rewards"], DISCOUNT * arrays["continues"], arrays["values"][:, 1:], TRACE
