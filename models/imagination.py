@@ -153,3 +153,34 @@ class WorldModel:
         noise = jax.random.normal(noise_rng, (len(self.task), 1, config.spatial_tokens, config.spatial_channels))
         frame = sample_frame(self.dynamics, state, action, known, noise, self.sampler)
         return self.observe(state, frame, action, known, observe_rng)
+
+
+class AgentView:
+    """A world model whose frames an agent reads through a transformer of its own.
+
+    The frames, rewards and continues are the world's; only the features are the agent's.
+
+    Args:
+      world: dreams.
+      reader: reads every finished frame, with a past of its own.
+    """
+
+    def __init__(self, world: WorldModel, reader: WorldModel):
+        self.world, self.reader = world, reader
+
+    def begin(
+        self, latents: Float[Array, "B T M Y"], actions: Any, labelled: Bool[Array, "B T"], rng: jax.Array
+    ) -> tuple[tuple[Cache, Cache], Moment]:
+        """Both take in a recorded context."""
+        state, moment = self.world.begin(latents, actions, labelled, rng)
+        past, read = self.reader.begin(latents, actions, labelled, rng)
+        return (state, past), moment._replace(features=read.features)
+
+    def step(self, state: tuple[Cache, Cache], actions: Actions, rng: jax.Array) -> tuple[tuple[Cache, Cache], Moment]:
+        """The world dreams the next frame, and the agent looks at it."""
+        dreaming, past = state
+        dreaming, moment = self.world.step(dreaming, actions, rng)
+        action, known = jax.tree.map(lambda a: a[:, None], actions), jnp.ones((len(moment.reward), 1), bool)
+        _, read_rng = jax.random.split(rng)  # the world's own key for this: equal transformers read the same
+        past, read = self.reader.observe(past, moment.picture[:, None], action, known, read_rng)
+        return (dreaming, past), moment._replace(features=read.features)

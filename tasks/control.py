@@ -19,7 +19,8 @@ from models.imagination import Actions, Moment, Rollout, WorldModel, roll_out
 from models.returns import alive
 from models.tokenizer import to_float
 from tasks import figures, pictures
-from tasks.heads import HeadsTask, require_features
+from tasks.heads import HeadsTask
+from tasks.heads_evaluation import require_features
 from trainer.errors import ConfigError
 from trainer.task import Batch, Comparison, Evaluation, Evaluator
 
@@ -152,12 +153,12 @@ class Control(Evaluator):
                 f"eval_data.length to {self.task.context} or more."
             )
 
-    def _run_agent(self, policy_params: Any, frozen: Any, rng: jax.Array, greedy: bool) -> dict[str, jax.Array]:
-        task, heads = self.task, self.task.heads
+    def _run_agent(self, params: Any, frozen: Any, rng: jax.Array, greedy: bool) -> dict[str, jax.Array]:
+        """Episodes of the policy among `params`; the clone is that of the heads, with their transformer."""
+        task = self.task
         reset_rng, see_rng, rng = jax.random.split(rng, 3)
-        ids = jnp.full(self.episodes, task.task_id, jnp.int32)
-        world = RealWorld(task.environment, heads, frozen["tokenizer"], heads.world_model(frozen["heads"], ids))
-        policy = task.policy(policy_params, greedy=greedy)
+        world = RealWorld(task.environment, task.heads, frozen["tokenizer"], task.reader(params, frozen, self.episodes))
+        policy = task.policy(params["policy"], greedy=greedy)
         start = world.begin(jax.random.split(reset_rng, self.episodes), see_rng)
         return self._summary(roll_out(world, start, policy, rng, self.steps, pictures=True))
 
@@ -198,9 +199,10 @@ class Control(Evaluator):
                 self._fixed[name] = jax.device_get(run())
             return self._fixed[name]
 
-        results = {"agent": jax.device_get(self._agent(params["policy"], frozen, rng, greedy=False))}
-        greedy = jax.device_get(self._agent(params["policy"], frozen, rng, greedy=True))
-        results[CLONED] = fixed(CLONED, lambda: self._agent(frozen["heads"]["policy"], frozen, rng, greedy=False))
+        results = {"agent": jax.device_get(self._agent(params, frozen, rng, greedy=False))}
+        greedy = jax.device_get(self._agent(params, frozen, rng, greedy=True))
+        clone = {name: frozen["heads"].get(name, value) for name, value in params.items()}  # it has no values
+        results[CLONED] = fixed(CLONED, lambda: self._agent(clone, frozen, rng, greedy=False))
         results[RANDOM] = fixed(RANDOM, lambda: self._plain(rng, RANDOM))
         if self.has_oracle:
             results[OPTIMAL] = fixed(OPTIMAL, lambda: self._plain(rng, OPTIMAL))

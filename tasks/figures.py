@@ -48,18 +48,35 @@ def cross_entropy(pooled: np.ndarray, by_distance: np.ndarray, floor: np.ndarray
     return render(figure)
 
 
-def rewards(predicted: np.ndarray, truth: np.ndarray, error: np.ndarray, context: int) -> np.ndarray:
-    """Rewards over time [clips, H] along dreams beside the true ones, and the mean error [all clips, H] by horizon."""
-    figure, (left, right) = axes(2)
-    time = context + np.arange(truth.shape[1])
-    for clip, (p, t) in enumerate(zip(predicted, truth, strict=True)):
-        color = f"C{clip}"
-        left.plot(time, t, color=color, alpha=0.45, linewidth=2.5, label="true" if clip == 0 else None)
-        left.plot(time, p, "--", color=color, linewidth=1.2, label="predicted" if clip == 0 else None)
-    left.set(xlabel="frame", ylabel="reward", title="Rewards along dreams, a colour a clip")
+def rewards(
+    truth: np.ndarray, recorded: np.ndarray, dreamed: np.ndarray, error: np.ndarray, error_dreamed: np.ndarray
+) -> np.ndarray:
+    """Rewards over time, predicted beside true: on recorded frames, along dreams, and the errors of both by frame.
+
+    Args:
+      truth: [clips, T].
+      recorded: [clips, T], of the recorded frames.
+      dreamed: [clips, H], of the last H frames, along dreams.
+      error: [T], mean over all clips on recorded frames; NaN where none counts.
+      error_dreamed: [H], likewise along dreams.
+    """
+    figure, (left, middle, right) = axes(3)
+    time = np.arange(truth.shape[1])
+    late = time[truth.shape[1] - dreamed.shape[1] :]
+    for place, title, steps, predicted in (
+        (left, "on recorded frames", time, recorded),
+        (middle, "along dreams", late, dreamed),
+    ):
+        for clip, (p, t) in enumerate(zip(predicted, truth[:, steps], strict=True)):
+            color = f"C{clip}"
+            place.plot(steps, t, color=color, alpha=0.45, linewidth=2.5, label="true" if clip == 0 else None)
+            place.plot(steps, p, "--", color=color, linewidth=1.2, label="predicted" if clip == 0 else None)
+        place.set(xlabel="frame", ylabel="reward", title=f"Rewards {title}, a colour a clip")
     left.legend()
-    right.plot(time, error.mean(axis=0), color=COLORS["agent"])
-    right.set(xlabel="frame", ylabel="mean absolute error", title="Reward error along dreams", ylim=(0, None))
+    right.plot(time, error, color=COLORS["cloned"], label="on recorded frames")
+    right.plot(late, error_dreamed, color=COLORS["agent"], label="along dreams")
+    right.set(xlabel="frame", ylabel="mean absolute error", title="Reward error", ylim=(0, None))
+    right.legend()
     return render(figure)
 
 

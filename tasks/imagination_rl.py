@@ -9,8 +9,9 @@ import optax
 
 from models import distributions, functional
 from models.actions import as_components
+from models.generation import observe
 from models.heads import HeadsConfig, PolicyHead, TwoHotHead, masked_mean
-from models.imagination import Actions, Moment, Policy, Rollout, World, roll_out
+from models.imagination import Actions, AgentView, Moment, Policy, Rollout, World, WorldModel, roll_out
 from models.pmpo import pmpo
 from models.returns import alive, lambda_returns
 from tasks.control import Control, returns
@@ -22,10 +23,13 @@ from trainer.task import Batch, Evaluator, LossOutput, Metrics, Task, Upstream
 
 
 class ImaginationRLTask(Task):
-    """Learns a policy and a value head from rollouts in imagination; the transformer stays as it is.
+    """Learns a policy and a value head from rollouts in imagination; by default the transformer stays as it is.
 
     A rollout starts from every context of the batch. The policy starts as the clone, and a frozen copy of the clone is
     its prior. Values are symexp two-hot on λ-returns; the policy learns by PMPO on the sign of the advantage.
+
+    With `train_transformer` the agent reads frames through a copy of the transformer that learns with its heads. What
+    dreams, rewards and serves as prior stays the frozen world model, so that a policy cannot bend its own world.
 
     Args:
       context: frames of a context; batches have to be as long or longer, and their first frames are used.
@@ -35,6 +39,7 @@ class ImaginationRLTask(Task):
       positive_share: α, the weight of states with a positive advantage; the others have 1 - α.
       prior_weight: β.
       uniform_share: of the policy's actions this share is drawn evenly, so that every action is tried. [ours]
+      train_transformer: the agent's copy of the transformer learns too. [ours]
       value: fields of `models.heads.HeadsConfig` of the value head (`distances` is 1).
       sampler: fields of `models.generation.Sampler` that differ from the upstream's; None for the upstream's.
       task_id: the task to get better at; None for the upstream's.
@@ -45,7 +50,8 @@ class ImaginationRLTask(Task):
     def __init__(
         self, *, context: int = 16, horizon: int = 32, discount: float = 0.997, trace: float = 0.95,
         positive_share: float = 0.5, prior_weight: float = 0.3, uniform_share: float = 0.0,
-        value: Mapping[str, Any] | None = None, sampler: Mapping[str, Any] | None = None, task_id: int | None = None,
+        train_transformer: bool = False, value: Mapping[str, Any] | None = None,
+        sampler: Mapping[str, Any] | None = None, task_id: int | None = None,
         environment: Mapping[str, Any] | None = None, evaluation: Mapping[str, Any] | None = None,
     ):  # fmt: skip
         for name, count in (("context", context), ("horizon", horizon)):
@@ -61,7 +67,7 @@ class ImaginationRLTask(Task):
             raise ValueError(f"prior_weight must be 0 or more, got {prior_weight}")
         self.context, self.horizon, self.discount, self.trace = context, horizon, discount, trace
         self.positive_share, self.prior_weight, self.uniform_share = positive_share, prior_weight, uniform_share
-        self._task_id = task_id
+        self.train_transformer, self._task_id = train_transformer, task_id
         self._value_fields, self._sampler_fields = dict(value or {}), dict(sampler or {})
         self._environment_fields, self._evaluation_fields = dict(environment or {}), dict(evaluation or {})
 
@@ -119,17 +125,20 @@ class ImaginationRLTask(Task):
         return TwoHotHead(self.heads.config.transformer.width, self.value, rngs=rngs)
 
     def init_params(self, rng: jax.Array, batch: Batch) -> functional.Params:
-        """A policy head of the clone's shape, and a fresh value head."""
-        del batch
+        """A policy head of the clone's shape, a fresh value head, and a transformer where that is trained."""
         policy_rng, value_rng = jax.random.split(rng)
-        return {
+        params = {
             "policy": functional.init(self._make_policy, policy_rng),
             "value": functional.init(self._make_value, value_rng),
         }
+        if self.train_transformer:
+            params["dynamics"] = self.heads.init_params(jax.random.fold_in(rng, 2), batch)["dynamics"]
+        return params
 
     def warm_start(self, params: functional.Params) -> functional.Params:
-        """The policy is the clone."""
-        return {**params, "policy": self._upstream.params["policy"]}
+        """The policy is the clone, and reads as the clone does."""
+        learned = {name: self._upstream.params[name] for name in params if name != "value"}
+        return {**params, **learned}
 
     def logits(self, policy: functional.Params, features: jax.Array) -> dict[str, jax.Array]:
         """Logits of the next action, by component."""
@@ -148,14 +157,27 @@ class ImaginationRLTask(Task):
 
         return act
 
-    def begin(self, frozen: Mapping[str, Any], batch: Batch, rng: jax.Array) -> tuple[World, tuple[Any, Moment]]:
-        """The imagination, and where the rollouts of a batch start in it."""
+    def reader(self, params: functional.Params, frozen: Mapping[str, Any], rows: int) -> WorldModel:
+        """What the agent sees frames through: its own transformer where that is trained, or the world model's."""
+        heads = {**frozen["heads"], "dynamics": params["dynamics"]} if self.train_transformer else frozen["heads"]
+        # The agent's task, whatever a recording was about.
+        return self.heads.world_model(heads, jnp.full(rows, self.task_id, jnp.int32))
+
+    def _contexts(self, frozen: Mapping[str, Any], batch: Batch) -> tuple[jax.Array, Actions, jax.Array]:
+        """Latents, actions, and whether those are known, of a batch's contexts."""
         batch = jax.tree.map(lambda a: a[:, : self.context] if a.ndim > 1 else a, dict(batch))
-        ids = jnp.full(batch["frames"].shape[0], self.task_id, jnp.int32)  # whatever the recording was about
-        world = self.heads.world_model(frozen["heads"], ids)
-        spatial = self.heads.encode(frozen["tokenizer"], batch)
         actions = as_components(batch["actions"], self.heads.config.actions)
-        return world, world.begin(spatial, actions, self.heads.labelled_frames(batch), rng)
+        return self.heads.encode(frozen["tokenizer"], batch), actions, self.heads.labelled_frames(batch)
+
+    def begin(
+        self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, rng: jax.Array
+    ) -> tuple[World, tuple[Any, Moment]]:
+        """The imagination, and where the rollouts of a batch start in it."""
+        reader = self.reader(params, frozen, batch["frames"].shape[0])
+        world: Any = reader
+        if self.train_transformer:
+            world = AgentView(self.heads.world_model(frozen["heads"], reader.task), reader)
+        return world, world.begin(*self._contexts(frozen, batch), rng)
 
     def imagine(
         self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, rng: jax.Array,
@@ -163,12 +185,46 @@ class ImaginationRLTask(Task):
     ) -> Rollout:  # fmt: skip
         """Rollouts of the policy from the batch's contexts, without a gradient."""
         begin_rng, rng = jax.random.split(rng)
-        world, start = self.begin(frozen, batch, begin_rng)
-        rollout = roll_out(world, start, self.policy(params["policy"]), rng, horizon or self.horizon)
+        world, start = self.begin(params, frozen, batch, begin_rng)
+        policy = self.policy(params["policy"])
+        rollout = roll_out(world, start, policy, rng, horizon or self.horizon, pictures=self.train_transformer)
         return jax.lax.stop_gradient(rollout)
 
+    def reread(self, reader: WorldModel, frozen: Mapping[str, Any], batch: Batch, rollout: Rollout) -> jax.Array:
+        """Features [B, H + 1, D] of a rollout's states, read again from its frames, in one pass: with a gradient.
+
+        Args:
+          reader: the transformer.
+          frozen: for the tokenizer.
+          batch: the contexts that `rollout` started from.
+          rollout: from `imagine`.
+        """
+        assert rollout.pictures is not None
+        latents, actions, labelled = self._contexts(frozen, batch)
+        latents = jnp.concatenate([latents, rollout.pictures[:, 1:]], axis=1)
+        actions = jax.tree.map(lambda past, new: jnp.concatenate([past, new], axis=1), actions, rollout.actions)
+        labelled = jnp.pad(labelled, [(0, 0), (0, rollout.rewards.shape[1])], constant_values=True)
+        features, _ = observe(
+            reader.dynamics, None, latents, actions, labelled, jax.random.key(0), reader.sampler, task=reader.task
+        )
+        assert features is not None
+        return features[:, self.context - 1 :]
+
+    def learn(
+        self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, rollout: Rollout
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """`objective` of a rollout from the batch; where the transformer is trained, it is what reads the frames."""
+        prior = frozen["heads"]["policy"]
+        if not self.train_transformer:
+            return self.objective(params, prior, rollout)
+        reader = self.reader(params, frozen, len(rollout.rewards))
+        world = self.heads.world_model(frozen["heads"], reader.task)
+        cloned = jax.lax.stop_gradient(self.reread(world, frozen, batch, rollout))
+        rollout = rollout._replace(features=self.reread(reader, frozen, batch, rollout))
+        return self.objective(params, prior, rollout, cloned)
+
     def objective(
-        self, params: functional.Params, prior: functional.Params, rollout: Rollout
+        self, params: functional.Params, prior: functional.Params, rollout: Rollout, cloned: jax.Array | None = None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """PMPO and the value loss on a rollout, over all of its states but the last.
 
@@ -176,13 +232,15 @@ class ImaginationRLTask(Task):
           params: policy and value.
           prior: the cloned policy's parameters.
           rollout: from `imagine`.
+          cloned: features [B, H + 1, D] that the prior reads; None for the rollout's own.
         """
         space, states = self.heads.config.actions, rollout.features[:, :-1]
         value = functional.bind(self._make_value, params["value"])
         values = jax.lax.stop_gradient(value.now(rollout.features))
         target = lambda_returns(rollout.rewards, rollout.continues, values, discount=self.discount, trace=self.trace)
         weight = alive(rollout.continues)[:, :-1]
-        logits, clone = self.logits(params["policy"], states), self.logits(prior, states)
+        logits = self.logits(params["policy"], states)
+        clone = self.logits(prior, states if cloned is None else cloned[:, :-1])
         kl = distributions.kl(logits, clone, space)
         advantage = target - values[:, :-1]
         terms = pmpo(
@@ -210,8 +268,8 @@ class ImaginationRLTask(Task):
         """One rollout, then one update on it."""
         rng = jax.random.fold_in(state.rng, state.step)
         rollout = self.imagine(state.params, frozen, batch, rng)
-        learn = jax.value_and_grad(self.objective, has_aux=True)
-        (loss, metrics), grads = learn(state.params, frozen["heads"]["policy"], rollout)
+        learn = jax.value_and_grad(self.learn, has_aux=True)
+        (loss, metrics), grads = learn(state.params, frozen, batch, rollout)
         state, more = apply_gradients(state, grads, state.extra, tx, ema_decay)
         return state, {"loss": loss, **metrics, "imagined_return": jnp.mean(returns(rollout)), **more}
 
@@ -222,7 +280,7 @@ class ImaginationRLTask(Task):
         """The same on held-out contexts."""
         del step, train
         rollout = self.imagine(params, frozen, batch, rng)
-        loss, metrics = self.objective(params, frozen["heads"]["policy"], rollout)
+        loss, metrics = self.learn(params, frozen, batch, rollout)
         return LossOutput(loss, metrics, extra)
 
     def evaluators(self) -> Mapping[str, Evaluator]:

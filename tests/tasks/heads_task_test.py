@@ -27,7 +27,8 @@ from hand_made import (
 )
 
 from models.shortcut import ShortcutLoss
-from tasks.heads import HeadsTask, require_features
+from tasks.heads import HeadsTask
+from tasks.heads_evaluation import require_features
 from trainer.errors import ConfigError, DataError
 from trainer.state import TrainState
 

@@ -261,7 +261,8 @@ def test_a_share_of_even_actions_is_kept():
 MIXED = {"move": {"kind": "categorical", "size": 3}, "keys": {"kind": "binary", "size": 2}}
 
 
-def test_a_real_world_model_with_mixed_actions_trains_a_policy_and_stays_as_it_is():
+def real_task(**settings):
+    """A real world model of mixed actions, and contexts for it."""
     numbers = np.random.default_rng(0)
     batch = {
         "frames": numbers.integers(0, 256, (2, 4, 8, 8, 3)).astype(np.uint8),
@@ -272,22 +273,73 @@ def test_a_real_world_model_with_mixed_actions_trains_a_policy_and_stays_as_it_i
     }  # fmt: skip
     heads = real_heads(batch, MIXED, tasks=2)
     value = {"hidden": 8, "layers": 1, "bins": 11, "limit": 2.0}
-    task = ImaginationRLTask(context=3, horizon=3, value=value, task_id=1, sampler={"context_signal": 1})
+    task = ImaginationRLTask(**{"context": 3, "horizon": 3, "value": value, "task_id": 1, **settings})
     task.setup({"heads": run_of(heads, generic(heads, batch), "heads")}, shapes(batch))
-    assert (task.heads.sampler.context_signal, heads.sampler.context_signal) == (1, None)
-    assert task.evaluators() == {}
+    return task, batch
+
+
+def trained(task, batch, steps=3):
+    """Parameters before and after some updates, and the last metrics."""
     start = task.warm_start(task.init_params(KEY, batch))
     tx, zero = optax.adam(1e-2), jnp.int32(0)
     state = TrainState(zero, start, tx.init(start), None, None, KEY, zero)
-    step = jax.jit(lambda state, batch: task.train_step(state, task.frozen(), batch, tx))
-    for _ in range(3):
-        state, metrics = step(state, batch)
+    step = jax.jit(lambda state, frozen, batch: task.train_step(state, frozen, batch, tx))
+    for _ in range(steps):
+        state, metrics = step(state, task.frozen(), batch)
     assert int(state.skipped) == 0
     assert np.isfinite([float(value) for value in metrics.values()]).all()
-    changed = jax.tree.map(lambda a, b: bool(np.abs(a - b).max() > 0), start, state.params)
-    used = {name: all(jax.tree.leaves(part)) for name, part in changed.items()}
-    assert used == {"policy": True, "value": True}
+    return start, state.params, metrics
+
+
+def moved(before, after):
+    return jax.tree.map(lambda a, b: bool(np.abs(a - b).max() > 0), before, after)
+
+
+def test_a_real_world_model_with_mixed_actions_trains_a_policy_and_stays_as_it_is():
+    task, batch = real_task(sampler={"context_signal": 1})
+    upstream = task._upstream.task
+    assert (task.heads.sampler.context_signal, upstream.sampler.context_signal) == (1, None)
+    assert task.evaluators() == {}
+    frozen = jax.device_get(task.frozen())
+    start, params, _ = trained(task, batch)
+    used = {name: all(jax.tree.leaves(part)) for name, part in moved(start, params).items()}
+    assert used == {"policy": True, "value": True}  # nothing of the transformer is there to be moved
+    jax.tree.map(np.testing.assert_array_equal, frozen, jax.device_get(task.frozen()))
     assert task.frames_per_batch(batch) == 6
+
+
+def test_the_agents_transformer_learns_where_it_is_asked_to_and_the_world_stays():
+    task, batch = real_task(train_transformer=True)
+    frozen = jax.device_get(task.frozen())
+    start, params, metrics = trained(task, batch)
+    jax.tree.map(np.testing.assert_array_equal, start["dynamics"], frozen["heads"]["dynamics"])
+    jax.tree.map(np.testing.assert_array_equal, frozen, jax.device_get(task.frozen()))
+    learned = moved(start, params)
+    assert all(jax.tree.leaves(learned["dynamics"]["transformer"]))
+    assert all(jax.tree.leaves((learned["policy"], learned["value"])))
+    assert not any(jax.tree.leaves(learned["dynamics"]["spatial_out"]))  # what dreams is not the agent's
+    assert float(metrics["kl"]) > 0  # of the prior, which goes on reading through the frozen one
+
+
+def test_an_untrained_copy_of_the_transformer_changes_nothing():
+    given, batch = real_task()
+    copied, _ = real_task(train_transformer=True)
+    frozen = given.frozen()
+    start = given.warm_start(given.init_params(KEY, batch))
+    own = {**start, "dynamics": frozen["heads"]["dynamics"]}
+    rollouts = [jax.jit(task.imagine)(params, frozen, batch, KEY) for task, params in ((given, start), (copied, own))]
+    for name in ("features", "rewards", "continues"):
+        np.testing.assert_allclose(*(getattr(rollout, name) for rollout in rollouts), rtol=1e-4, atol=1e-5)
+    jax.tree.map(np.testing.assert_array_equal, rollouts[0].actions, rollouts[1].actions)
+    losses = [task.learn(params, frozen, batch, rollout) for task, params, rollout in
+              zip((given, copied), (start, own), rollouts, strict=True)]  # fmt: skip
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *losses)
+    # Reading a dream again in one pass gives the features that the actions were chosen by, also of a changed reader.
+    other = {**own, "dynamics": jax.tree.map(lambda a: a * 1.1, own["dynamics"])}
+    dream = jax.jit(copied.imagine)(other, frozen, batch, KEY)
+    again = copied.reread(copied.reader(other, frozen, 2), frozen, batch, dream)
+    np.testing.assert_allclose(again, dream.features, rtol=1e-3, atol=1e-4)
+    assert np.abs(dream.features - rollouts[1].features).max() > 1e-2
 
 
 @pytest.mark.parametrize(
@@ -379,7 +431,7 @@ class TrueWorldTask(ImaginationRLTask):
         self.heads = types.SimpleNamespace(config=config, heads=HeadsConfig(distances=1, hidden=64, layers=2))
         self.value = HeadsConfig(distances=1, hidden=64, layers=2, bins=63, limit=5.0)
 
-    def begin(self, frozen, batch, rng):
+    def begin(self, params, frozen, batch, rng):
         world, (keys_rng, action_rng) = TrueWorld(), jax.random.split(rng)
         return world, world.begin(jax.random.split(keys_rng, len(batch["frames"])), action_rng)
 
@@ -402,7 +454,7 @@ def test_in_a_perfect_imagination_the_policy_becomes_nearly_optimal():
 
     @functools.partial(jax.jit, static_argnums=0)
     def mean_return(name, params):
-        world, begun = task.begin(frozen, {"frames": np.zeros((256, 1))}, jax.random.key(1))
+        world, begun = task.begin(None, frozen, {"frames": np.zeros((256, 1))}, jax.random.key(1))
 
         def act(state, moment, t, rng):
             if name == "random":
