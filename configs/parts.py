@@ -7,7 +7,7 @@ from ml_collections.config_dict import placeholder
 
 def transformer(**sizes: Any) -> dict[str, Any]:
     """Every field of `models.transformer.TransformerConfig`."""
-    defaults = {"heads": 4, "kv_heads": placeholder(int), "mlp_ratio": 4.0, "soft_cap": 50.0, "dtype": "float32"}
+    defaults = {"heads": 4, "kv_heads": placeholder(int), "mlp_ratio": 4.0, "soft_cap": 50.0}
     return defaults | sizes
 
 

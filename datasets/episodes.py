@@ -1,7 +1,7 @@
 """`Episodes`: the episodes of a TFDS split by number, decoded, under the names that a batch uses."""
 
+import functools
 import threading
-import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
+from datasets.contents import checksum
 from datasets.errors import DataError, near_matches
 
 Episode = dict[str, Any]  # Arrays [T, …] by batch name, or dicts of such arrays.
@@ -38,12 +39,13 @@ class Episodes:
         info = builder.info
         self.label = f"{info.full_name}, split {split!r}"
         self._features = _match_features(info.full_name, list(info.features), keys)
+        self._tensor_infos = info.features.get_tensor_info()
         self._cache: dict[int, Episode] = {}
         self._cache_bytes = cache_bytes
         self.cached_bytes = 0
         self._lock = threading.Lock()
         try:
-            _ = info.splits[split]
+            self._files = [str(path) for path in info.splits[split].filepaths]
         except ValueError as error:
             names = [str(name) for name in info.splits]
             raise DataError(
@@ -82,14 +84,19 @@ class Episodes:
                     self.cached_bytes += size
         return episode
 
-    def checksum(self) -> int:
-        """A sum over a few episodes' frames and actions: says cheaply whether the content is the same."""
-        total = 0
-        for index in sorted({0, len(self) // 2, len(self) - 1}):
-            episode = self._read(index)
-            for leaf in jax.tree.leaves([episode[key] for key in ("frames", "actions") if key in episode]):
-                total = zlib.crc32(np.ascontiguousarray(leaf), total)
-        return total
+    def contents(self) -> dict[str, Any]:
+        """What is read, as JSON-able data: the features in use, and a checksum of the record files; see `checksum`."""
+        features = {
+            feature: jax.tree.map(
+                lambda part: f"{np.dtype(part.np_dtype)}{list(part.shape)}", self._tensor_infos[feature]
+            )
+            for feature in sorted(set(self._features.values()))
+        }
+        return {"features": features, "checksum": self._checksum}
+
+    @functools.cached_property
+    def _checksum(self) -> int:
+        return checksum(dict.fromkeys(self._files))
 
     def _read(self, index: int) -> Episode:
         example = self._source[int(index)]

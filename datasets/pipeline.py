@@ -52,10 +52,10 @@ class TfdsData:
         whose examples are episodes.
       split: in TFDS's notation: "train", "train[:90%]" …
       data_dir: where data sets lie; None for TFDS's own place (`TFDS_DATA_DIR`, else ~/tensorflow_datasets).
-      batch_size: rows per batch and process.
+      batch_size: rows of a batch, over all processes; each has an equal, contiguous share of them.
       length: frames per row.
       short_length: frames per row of the short batches in between; None for long batches only.
-      short_batch_size: rows of a short batch; None for as many frames as a long batch has.
+      short_batch_size: rows of a short batch, likewise; None for as many frames as a long batch has.
       long_every: where there are short batches, of so many batches the first is long.
       independent_share: share of rows that hold unrelated single frames.
       unlabelled_share: share of episodes whose actions are hidden; the same ones whatever the seed.
@@ -103,20 +103,20 @@ class TfdsData:
         _ = self._episodes
 
     def iterator(self, *, seed: int, process_index: int = 0, process_count: int = 1) -> grain.DatasetIterator:
-        """Iterates over this process's batches, made ahead in background threads.
+        """Iterates over this process's rows of the batches, made ahead in background threads.
 
         `get_state` and `set_state` speak of the batches handed out, not of those made ahead. Batch n depends on the
-        arguments and n alone.
+        seed and n alone: the rows of all processes, one after the other, are those that a single process would get.
 
         Raises:
-          DataError: the split has fewer episodes than asked for; or, from the iterator, an episode does not fit.
+          DataError: the split has fewer episodes than asked for, or the rows cannot be dealt out to the processes
+            evenly; or, from the iterator, an episode does not fit.
         """
         schedule = self._schedule(seed, process_index, process_count)
-        if schedule.share == 0 or len(schedule) == 0:
+        if len(self._episodes) == 0 or len(schedule) == 0:
             raise DataError(
                 f"{self._episodes.label} has {len(self._episodes)} episodes: too few for one batch of "
-                f"{self.batch_size} rows in {process_count} process(es) and {self.num_epochs} epoch(s). "
-                "Lower --config.data.batch_size."
+                f"{self.batch_size} rows in {self.num_epochs} epoch(s). Lower --config.data.batch_size."
             )
         batches = _Batches(self._episodes, schedule, self._labelled)
         options = grain.ReadOptions(
@@ -135,7 +135,7 @@ class TfdsData:
         return {
             "name": self._builder.info.full_name,
             "num_episodes": len(self._episodes),
-            "checksum": self._episodes.checksum(),
+            **self._episodes.contents(),
             "keys": dict(self.keys),
             **settings,
         }

@@ -13,9 +13,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from datasets.errors import DataError
+
 
 class Plan(NamedTuple):
-    """One batch, before any episode is read.
+    """A process's rows of one batch, before any episode is read.
 
     Attributes:
       episodes: the episode that each frame comes from; one per row, or, in independent rows, one per frame.
@@ -30,16 +32,16 @@ class Plan(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """The batches of one process.
+    """The batches of a data set, and a process's share of them.
 
-    Every epoch shows each of the process's episodes in one clip, in a new order. The episodes are dealt out to the
-    processes once, in equal shares (a remainder is left out), so that no two processes ever read the same one.
+    Every epoch shows each episode in one clip, in a new order. All processes have the same plan, and each takes an
+    equal, contiguous share of the rows of every batch: batch n is the same, whatever the number of processes.
 
     Attributes:
       num_episodes: in the whole split.
-      batch_size: rows of a long batch.
+      batch_size: rows of a long batch, over all processes.
       length: frames of a row of a long batch.
-      short_batch_size: rows of a short batch.
+      short_batch_size: rows of a short batch, over all processes.
       short_length: frames of a row of a short batch.
       long_every: of so many batches the first is long, the others are short.
       independent_share: the share of rows of unrelated single frames; exact over time.
@@ -50,6 +52,9 @@ class Schedule:
       seed: of everything drawn.
       process_index: of this process.
       process_count: in all.
+
+    Raises:
+      DataError: the rows cannot be dealt out evenly.
     """
 
     num_episodes: int
@@ -66,13 +71,17 @@ class Schedule:
     process_index: int = 0
     process_count: int = 1
 
-    @property
-    def share(self) -> int:
-        """Episodes of one process."""
-        return self.num_episodes // self.process_count
+    def __post_init__(self):
+        sizes = {"batch_size": self.batch_size, "short_batch_size": self.short_batch_size}
+        for name in list(sizes)[: 1 if self.long_every == 1 else 2]:
+            if sizes[name] % self.process_count:
+                raise DataError(
+                    f"{name} = {sizes[name]}, the rows of a batch over all processes, cannot be dealt out evenly to "
+                    f"{self.process_count} processes: make --config.data.{name} a multiple of {self.process_count}."
+                )
 
     def shape(self, step: int) -> tuple[int, int]:
-        """Rows and frames per row of a batch."""
+        """Rows, over all processes, and frames per row of a batch."""
         if step % self.long_every == 0:
             return self.batch_size, self.length
         return self.short_batch_size, self.short_length
@@ -81,7 +90,7 @@ class Schedule:
         """Whole batches in all epochs."""
         if self.num_epochs is None:
             return sys.maxsize
-        episodes = self.num_epochs * self.share
+        episodes = self.num_epochs * self.num_episodes
         # clips_before grows with the step: at least by this share of a row, since every batch has a row.
         most = math.ceil((episodes + 1) / (1 - self.independent_share)) + 1
         return bisect.bisect_right(range(1, most), episodes, key=self.clips_before)
@@ -97,39 +106,38 @@ class Schedule:
         return rows - int(rows * self.independent_share)
 
     def plan(self, step: int) -> Plan:
-        """Draws the batch `step`."""
+        """Draws this process's rows of the batch `step`."""
         rows, frames = self.shape(step)
         first_clip = self.clips_before(step)
         clips = self.clips_before(step + 1) - first_clip
-        rng = np.random.default_rng((self.seed, self.process_index, step))
+        rng = np.random.default_rng((self.seed, 0, step))  # the same in all processes
 
         independent = rng.permutation(rows) >= clips
         episodes = np.empty((rows, frames), np.int64)
         episodes[~independent] = self._clip_episodes(np.arange(first_clip, first_clip + clips))[:, None]
         for row in np.flatnonzero(independent):
             # As many different episodes as there are.
-            drawn = rng.choice(self.share, min(frames, self.share), replace=False)
-            episodes[row] = self._global_index(np.resize(drawn, frames))
+            drawn = rng.choice(self.num_episodes, min(frames, self.num_episodes), replace=False)
+            episodes[row] = np.resize(drawn, frames)
         places = rng.random((rows, frames))
         places[~independent] = places[~independent, :1] if self.random_start else 0.0
-        return Plan(episodes, places, independent)
+        share = rows // self.process_count
+        own = slice(self.process_index * share, (self.process_index + 1) * share)
+        return Plan(episodes[own], places[own], independent[own])
 
     def _clip_episodes(self, clips: Int[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
         """The episodes of the clips with these numbers, counted from the first batch on."""
-        epochs, positions = np.divmod(clips, self.share)
+        epochs, positions = np.divmod(clips, self.num_episodes)
         if not self.shuffle:
-            return self._global_index(positions)
+            return positions
         order = np.empty_like(clips)
         for epoch in np.unique(epochs):
             now = epochs == epoch
-            order[now] = _epoch_order(self.seed, self.process_index, int(epoch), self.share)[positions[now]]
-        return self._global_index(order)
-
-    def _global_index(self, local: Int[np.ndarray, "N"]) -> Int[np.ndarray, "N"]:
-        return local * self.process_count + self.process_index
+            order[now] = _epoch_order(self.seed, int(epoch), self.num_episodes)[positions[now]]
+        return order
 
 
 @functools.lru_cache(maxsize=8)
-def _epoch_order(seed: int, process_index: int, epoch: int, count: int) -> Int[np.ndarray, "count"]:
+def _epoch_order(seed: int, epoch: int, count: int) -> Int[np.ndarray, "count"]:
     # One number more than a batch's seed has, so that the two never coincide.
-    return np.random.default_rng((seed, process_index, epoch, 1)).permutation(count)
+    return np.random.default_rng((seed, 0, epoch, 1)).permutation(count)

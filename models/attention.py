@@ -54,9 +54,9 @@ class Attention(nnx.Module):
 
     def __init__(
         self, width: int, *, heads: int, kv_heads: int, head_dim: int, soft_cap: float | None, out_scale: float,
-        dtype: jnp.dtype, rngs: nnx.Rngs,
+        rngs: nnx.Rngs,
     ):  # fmt: skip
-        linear = functools.partial(nnx.Linear, use_bias=False, dtype=dtype, rngs=rngs)
+        linear = functools.partial(nnx.Linear, use_bias=False, rngs=rngs)
         init = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
         out_init = nnx.initializers.variance_scaling(out_scale**2, "fan_in", "truncated_normal")
         self.heads, self.kv_heads, self.soft_cap = heads, kv_heads, soft_cap
@@ -64,8 +64,8 @@ class Attention(nnx.Module):
         self.k = linear(width, kv_heads * head_dim, kernel_init=init)
         self.v = linear(width, kv_heads * head_dim, kernel_init=init)
         self.out = linear(heads * head_dim, width, kernel_init=out_init)
-        self.q_norm = nnx.RMSNorm(head_dim, dtype=dtype, rngs=rngs)
-        self.k_norm = nnx.RMSNorm(head_dim, dtype=dtype, rngs=rngs)
+        self.q_norm = nnx.RMSNorm(head_dim, rngs=rngs)
+        self.k_norm = nnx.RMSNorm(head_dim, rngs=rngs)
 
     def project(self, x: Float[Array, "*lead L D"]) -> tuple[Array, Array, Array]:
         """Queries [*lead, L, H, K], keys and values [*lead, L, G, K], normalised, not rotated."""

@@ -160,7 +160,6 @@ class Dynamics(nnx.Module):
         Raises:
           ValueError: `task` is given, and the model has no agent token.
         """
-        dtype = jnp.dtype(self.config.transformer.dtype)
         action = self.action(actions, labelled)[:, :, None]
         level = jnp.concatenate([self.signal[...][signal], self.step[...][halvings]], axis=-1)[:, :, None]
         spatial = self.spatial_in(noisy) + self.spatial_position[...]
@@ -172,8 +171,7 @@ class Dynamics(nnx.Module):
             known = jnp.where(task < 0, self.config.tasks, task)  # a negative index would count from the end
             agent = jnp.take(self.tasks[...], known, axis=0, mode="fill")[:, None, None]
             tokens.append(jnp.broadcast_to(agent, (*noisy.shape[:2], *agent.shape[2:])))
-        joined = jnp.concatenate(tokens, axis=2).astype(dtype)
-        out, cache = self.transformer(joined, independent=independent, cache=cache)
+        out, cache = self.transformer(jnp.concatenate(tokens, axis=2), independent=independent, cache=cache)
         latents = self.spatial_out(out[:, :, self.layout.slice("spatial")].astype(jnp.float32))
         features = None if task is None else out[:, :, -1].astype(jnp.float32)
         return Prediction(latents, features, cache)

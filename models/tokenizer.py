@@ -120,8 +120,7 @@ class Tokenizer(nnx.Module):
         def tokens(count: int, channels: int) -> nnx.Param:
             return nnx.Param(normal(rngs.params(), (count, channels)))
 
-        dtype = jnp.dtype(config.encoder.dtype)
-        self.patch_in = nnx.Linear(patch_size, width, dtype=dtype, rngs=rngs)
+        self.patch_in = nnx.Linear(patch_size, width, rngs=rngs)
         self.patch_position = tokens(config.patches, width)
         self.mask_token = tokens(1, width)
         self.latent_tokens = tokens(config.latents, width)
@@ -161,7 +160,7 @@ class Tokenizer(nnx.Module):
         """
         if not jnp.issubdtype(frames.dtype, jnp.floating):
             raise ValueError(f"encode takes frames in [0, 1], got {frames.dtype}; use to_float(frames)")
-        x = self.patch_in(2 * to_patches(frames, self.config.patch) - 1)
+        x = self.patch_in((2 * to_patches(frames, self.config.patch) - 1).astype(self.encoder.dtype))
         if mask is not None:
             x = jnp.where(mask[..., None], self.mask_token[...].astype(x.dtype), x)
         x = x + self.patch_position[...].astype(x.dtype)
@@ -178,9 +177,8 @@ class Tokenizer(nnx.Module):
         cache: Cache | None = None,
     ) -> tuple[Float[Array, "B T H W C"], Cache | None]:
         """Frames (about [0, 1], not clipped) of latents."""
-        dtype = jnp.dtype(self.config.decoder.dtype)
-        z = (self.latent_in(latents) + self.latent_position[...]).astype(dtype)
-        queries = jnp.broadcast_to(self.patch_queries[...].astype(dtype), (*z.shape[:2], *self.patch_queries.shape))
+        z = self.latent_in(latents) + self.latent_position[...]
+        queries = jnp.broadcast_to(self.patch_queries[...].astype(z.dtype), (*z.shape[:2], *self.patch_queries.shape))
         x, cache = self.decoder(jnp.concatenate([z, queries], axis=2), independent=independent, cache=cache)
         patches = self.patch_out(x[:, :, self.decoder_layout.slice("patches")].astype(jnp.float32))
         return from_patches(patches, self.config.image) / 2 + 0.5, cache

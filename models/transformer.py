@@ -34,7 +34,6 @@ class TransformerConfig:
         space layers can prepare what is looked up in the past and work on what was found.
       window: frames that time attention sees, the current one included (C).
       soft_cap: bound on attention logits; None for none.
-      dtype: of activations and matrix products; parameters stay float32.
     """
 
     width: int = 128
@@ -45,7 +44,6 @@ class TransformerConfig:
     time_every: int = 4
     window: int = 32
     soft_cap: float | None = 50.0
-    dtype: str = "float32"
 
     def __post_init__(self):
         kv_heads = self.kv_heads or self.heads
@@ -77,8 +75,8 @@ class TransformerConfig:
 class SwiGLU(nnx.Module):
     """Gated MLP (arXiv:2002.05202)."""
 
-    def __init__(self, width: int, hidden: int, *, out_scale: float, dtype: jnp.dtype, rngs: nnx.Rngs):
-        linear = functools.partial(nnx.Linear, use_bias=False, dtype=dtype, rngs=rngs)
+    def __init__(self, width: int, hidden: int, *, out_scale: float, rngs: nnx.Rngs):
+        linear = functools.partial(nnx.Linear, use_bias=False, rngs=rngs)
         init = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
         out_init = nnx.initializers.variance_scaling(out_scale**2, "fan_in", "truncated_normal")
         self.gate = linear(width, hidden, kernel_init=init)
@@ -95,16 +93,15 @@ class Block(nnx.Module):
     """A pre-norm attention layer, over space or over time, and its MLP."""
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
-        dtype = jnp.dtype(config.dtype)
         out_scale = (2 * config.layers) ** -0.5  # keeps the residual stream's scale independent of depth
-        self.attention_norm = nnx.RMSNorm(config.width, dtype=dtype, rngs=rngs)
+        self.attention_norm = nnx.RMSNorm(config.width, rngs=rngs)
         self.attention = Attention(
             config.width, heads=config.heads, kv_heads=config.kv_heads or config.heads, head_dim=config.head_dim,
-            soft_cap=config.soft_cap, out_scale=out_scale, dtype=dtype, rngs=rngs,
+            soft_cap=config.soft_cap, out_scale=out_scale, rngs=rngs,
         )  # fmt: skip
-        self.mlp_norm = nnx.RMSNorm(config.width, dtype=dtype, rngs=rngs)
+        self.mlp_norm = nnx.RMSNorm(config.width, rngs=rngs)
         hidden = max(8, round(config.width * config.mlp_ratio / 8) * 8)
-        self.mlp = SwiGLU(config.width, hidden, out_scale=out_scale, dtype=dtype, rngs=rngs)
+        self.mlp = SwiGLU(config.width, hidden, out_scale=out_scale, rngs=rngs)
 
     def space(self, x: Float[Array, "B T S D"], coordinates: Array, routing: Array | None) -> Float[Array, "B T S D"]:
         """Attention among the tokens of each frame; `routing[i, j]`: token i may see token j."""
@@ -148,14 +145,19 @@ class SpaceTimeTransformer(nnx.Module):
         self._coordinates = tuple(map(tuple, np.asarray(coordinates, np.float32).tolist()))
         self._routing = None if routing is None or routing.all() else tuple(map(tuple, routing.tolist()))
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
-        self.norm = nnx.RMSNorm(config.width, dtype=jnp.dtype(config.dtype), rngs=rngs)
+        self.norm = nnx.RMSNorm(config.width, rngs=rngs)
+
+    @property
+    def dtype(self) -> jnp.dtype:
+        """Of activations, matrix products and the cache: that of the parameters it was given."""
+        return self.norm.scale[...].dtype
 
     def init_cache(self, batch: int) -> Cache:
         """An empty cache for `batch` streams."""
         config = self.config
         shape = (batch, self.tokens, config.window, config.kv_heads or config.heads, config.head_dim)
         layers = sum(map(config.is_time, range(config.layers)))
-        keys = tuple(jnp.zeros(shape, config.dtype) for _ in range(layers))
+        keys = tuple(jnp.zeros(shape, self.dtype) for _ in range(layers))
         return Cache(keys, tuple(map(jnp.zeros_like, keys)), jnp.int32(0))
 
     def __call__(
@@ -168,7 +170,7 @@ class SpaceTimeTransformer(nnx.Module):
         """Applies the transformer to T new frames.
 
         Args:
-          x: tokens; the last ones of a frame may be left out where no other token sees them.
+          x: tokens, of any floating-point type; the last ones of a frame may be left out where no other sees them.
           independent: rows whose frames are unrelated: time attention sees the frame itself alone.
           cache: what came before; None at a start.
 
@@ -176,6 +178,7 @@ class SpaceTimeTransformer(nnx.Module):
           The normalised outputs, and the cache with the new frames written (None without a cache, or where tokens were
           left out). A caller that does not commit to these frames (a denoising pass) drops it.
         """
+        x = x.astype(self.dtype)
         frames, tokens = x.shape[1:3]
         routing = None if self._routing is None else jnp.asarray(self._routing)[:tokens, :tokens]
         coordinates = jnp.asarray(self._coordinates)[:tokens]

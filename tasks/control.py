@@ -1,33 +1,73 @@
 """How well a policy does in the real environment, beside a random one, the clone and the oracle.
 
-The environment's frames stream through the tokenizer's and the dynamics' caches exactly as imagined ones do: one frame
-at a time, each encoded once, with all of its past.
+The environment's frames reach the agent as imagined ones do: one at a time, each seen once, with all of its past.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from models import functional
-from models.actions import no_action
+from models.actions import ActionSpace, no_action
 from models.cache import Cache
 from models.dynamics import pack
-from models.imagination import Actions, Moment, Rollout, WorldModel, roll_out
+from models.imagination import Actions, Moment, Policy, Rollout, WorldModel, roll_out
 from models.returns import alive
 from models.tokenizer import to_float
 from tasks import figures, pictures
-from tasks.heads import HeadsTask
 from tasks.heads_evaluation import require_features
 from trainer.errors import ConfigError
+from trainer.state import PyTree
 from trainer.task import Batch, Comparison, Evaluation, Evaluator
 
 if TYPE_CHECKING:
-    from tasks.imagination_rl import ImaginationRLTask
+    from tasks.heads import HeadsTask
 
 RANDOM, CLONED, OPTIMAL = "random", "cloned", "optimal"
+
+
+class Eyes(Protocol):
+    """How an agent looks at an environment: frame by frame, with all of its past, as it does in imagination."""
+
+    def begin(self, rows: int) -> Any:
+        """The state before the first frame."""
+
+    def look(self, state: Any, frame: jax.Array, actions: Actions | None, rng: jax.Array) -> tuple[Any, jax.Array]:
+        """Takes in a frame [B, H, W, C] of bytes and what led to it (None: a reset).
+
+        Returns:
+          The next state, and the features [B, D] that a policy acts by.
+        """
+
+
+class Agent(Protocol):
+    """What a task offers to be evaluated by `Control`.
+
+    Attributes:
+      environment: see `datasets.environment.Environment`.
+      actions: the action space, one categorical component.
+      context: frames that a rollout in imagination starts from.
+    """
+
+    environment: Any
+    actions: ActionSpace
+    context: int
+
+    def player(
+        self, params: PyTree, frozen: Mapping[str, Any], rows: int, *, greedy: bool = False
+    ) -> tuple[Eyes, Policy]:
+        """(traced) How it looks and acts: by chance, as it learned to, or `greedy`."""
+
+    def clone(self, params: PyTree, frozen: Mapping[str, Any]) -> PyTree | None:
+        """Parameters for `player` of what it was before reinforcement learning; None where it was nothing."""
+
+    def imagined_returns(
+        self, params: PyTree, frozen: Mapping[str, Any], batch: Batch, rng: jax.Array, steps: int
+    ) -> jax.Array:
+        """(traced) Returns [B] of `steps` steps in imagination, from a batch's contexts."""
 
 
 class RealState(NamedTuple):
@@ -36,14 +76,12 @@ class RealState(NamedTuple):
     Attributes:
       environment: the simulator's.
       alive: episodes that have not ended.
-      encoder: the tokenizer's past.
-      dynamics: the dynamics' past.
+      seen: the eyes'.
     """
 
     environment: Any
     alive: jax.Array
-    encoder: Cache | None
-    dynamics: Cache | None
+    seen: Any
 
 
 class RealWorld:
@@ -51,50 +89,67 @@ class RealWorld:
 
     Args:
       environment: see `datasets.environment.Environment`.
-      see: the task whose tokenizer and dynamics look at the frames; None for policies that need no features.
-      tokenizer: its tokenizer's parameters.
-      model: the world model, for its pass over finished frames.
+      eyes: look at the frames; None for policies that need no features.
     """
 
-    def __init__(
-        self, environment: Any, see: HeadsTask | None = None, tokenizer: functional.Params | None = None,
-        model: WorldModel | None = None,
-    ):  # fmt: skip
-        self.environment, self.see, self.tokenizer, self.model = environment, see, tokenizer, model
+    def __init__(self, environment: Any, eyes: Eyes | None = None):
+        self.environment, self.eyes = environment, eyes
 
     def begin(self, keys: jax.Array, rng: jax.Array) -> tuple[RealState, Moment]:
         """Resets an environment per key."""
         state, time_step = jax.vmap(self.environment.reset)(keys)
-        encoder = dynamics = actions = None
-        if self.see is not None and self.model is not None:
-            encoder = self.see.tokenizer.model(self.tokenizer).encoder.init_cache(len(keys))
-            dynamics = self.model.dynamics.transformer.init_cache(len(keys))
-            actions = no_action(self.see.config.actions, (len(keys),))
-        real = RealState(state, jnp.ones(len(keys), bool), encoder, dynamics)
-        return self._look(real, time_step, actions, jnp.zeros((len(keys), 1), bool), rng)
+        seen = None if self.eyes is None else self.eyes.begin(len(keys))
+        return self._look(RealState(state, jnp.ones(len(keys), bool), seen), time_step, None, rng)
 
     def step(self, state: RealState, actions: Actions, rng: jax.Array) -> tuple[RealState, Moment]:
         """Acts."""
         (chosen,) = actions.values()
         environment, time_step = jax.vmap(self.environment.step)(state.environment, chosen)
-        known = jnp.ones((len(chosen), 1), bool)
-        return self._look(state._replace(environment=environment), time_step, actions, known, rng)
+        return self._look(state._replace(environment=environment), time_step, actions, rng)
 
     def _look(
-        self, state: RealState, time_step: Any, actions: Actions | None, labelled: jax.Array, rng: jax.Array
+        self, state: RealState, time_step: Any, actions: Actions | None, rng: jax.Array
     ) -> tuple[RealState, Moment]:
         reward = jnp.where(state.alive, time_step.reward, 0.0)
         alive = state.alive & ~time_step.is_last
         features = jnp.zeros((len(reward), 0))
-        if self.see is not None and self.model is not None:
-            tokenizer = self.see.tokenizer.model(self.tokenizer)
-            latents, encoder = tokenizer.encode(to_float(time_step.frame)[:, None], cache=state.encoder)
-            spatial = pack(latents, self.see.config.packing) * self.see.config.latent_scale
-            action = jax.tree.map(lambda a: a[:, None], actions)
-            dynamics, seen = self.model.observe(state.dynamics, spatial, action, labelled, rng)
-            features, state = seen.features, state._replace(encoder=encoder, dynamics=dynamics)
+        if self.eyes is not None:
+            seen, features = self.eyes.look(state.seen, time_step.frame, actions, rng)
+            state = state._replace(seen=seen)
         moment = Moment(features, reward, alive.astype(jnp.float32), time_step.frame)
         return state._replace(alive=alive), moment
+
+
+class WorldModelEyes:
+    """Frames stream through the caches of tokenizer and dynamics.
+
+    Args:
+      heads: the task of the world model with heads.
+      tokenizer: its tokenizer's parameters.
+      model: the world model, for its pass over finished frames.
+    """
+
+    def __init__(self, heads: "HeadsTask", tokenizer: functional.Params, model: WorldModel):
+        self.heads, self.model = heads, model
+        self.tokenizer = heads.tokenizer.model(tokenizer)
+
+    def begin(self, rows: int) -> tuple[Cache, Cache]:
+        """Empty caches."""
+        return self.tokenizer.encoder.init_cache(rows), self.model.dynamics.transformer.init_cache(rows)
+
+    def look(
+        self, state: tuple[Cache, Cache], frame: jax.Array, actions: Actions | None, rng: jax.Array
+    ) -> tuple[tuple[Cache, Cache], jax.Array]:
+        """Encodes a frame once, and passes over it."""
+        encoder, dynamics = state
+        config, rows = self.heads.config, len(frame)
+        labelled = jnp.full((rows, 1), actions is not None)
+        actions = no_action(config.actions, (rows,)) if actions is None else actions
+        latents, encoder = self.tokenizer.encode(to_float(frame)[:, None], cache=encoder)
+        spatial = pack(latents, config.packing) * config.latent_scale
+        action = jax.tree.map(lambda a: a[:, None], actions)
+        dynamics, moment = self.model.observe(dynamics, spatial, action, labelled, rng)
+        return (encoder, dynamics), moment.features
 
 
 def returns(rollout: Rollout) -> jax.Array:
@@ -115,7 +170,7 @@ class Control(Evaluator):
     """
 
     def __init__(
-        self, task: "ImaginationRLTask", *, episodes: int = 256, steps: int = 32, contexts: int = 64, shown: int = 4,
+        self, task: Agent, *, episodes: int = 256, steps: int = 32, contexts: int = 64, shown: int = 4,
         every: int | None = None,
     ):  # fmt: skip
         for name, value in (("episodes", episodes), ("steps", steps), ("contexts", contexts), ("shown", shown)):
@@ -154,17 +209,15 @@ class Control(Evaluator):
             )
 
     def _run_agent(self, params: Any, frozen: Any, rng: jax.Array, greedy: bool) -> dict[str, jax.Array]:
-        """Episodes of the policy among `params`; the clone is that of the heads, with their transformer."""
-        task = self.task
         reset_rng, see_rng, rng = jax.random.split(rng, 3)
-        world = RealWorld(task.environment, task.heads, frozen["tokenizer"], task.reader(params, frozen, self.episodes))
-        policy = task.policy(params["policy"], greedy=greedy)
+        eyes, policy = self.task.player(params, frozen, self.episodes, greedy=greedy)
+        world = RealWorld(self.task.environment, eyes)
         start = world.begin(jax.random.split(reset_rng, self.episodes), see_rng)
         return self._summary(roll_out(world, start, policy, rng, self.steps, pictures=True))
 
     def _run_plain(self, rng: jax.Array, name: str) -> dict[str, jax.Array]:
         environment = self.task.environment
-        (component,) = self.task.heads.config.actions
+        (component,) = self.task.actions
 
         def act(state: RealState, moment: Moment, t: jax.Array, rng: jax.Array) -> Actions:
             if name == OPTIMAL:
@@ -184,7 +237,7 @@ class Control(Evaluator):
         }  # fmt: skip
 
     def _imagined(self, params: Any, frozen: Any, batch: Batch, rng: jax.Array) -> jax.Array:
-        return returns(self.task.imagine(params, frozen, batch, rng, self.steps))
+        return self.task.imagined_returns(params, frozen, batch, rng, self.steps)
 
     def evaluate(
         self, *, params: Any, frozen: Mapping[str, Any], extra: Any, rng: jax.Array, batches: Iterable[Batch],
@@ -201,8 +254,9 @@ class Control(Evaluator):
 
         results = {"agent": jax.device_get(self._agent(params, frozen, rng, greedy=False))}
         greedy = jax.device_get(self._agent(params, frozen, rng, greedy=True))
-        clone = {name: frozen["heads"].get(name, value) for name, value in params.items()}  # it has no values
-        results[CLONED] = fixed(CLONED, lambda: self._agent(clone, frozen, rng, greedy=False))
+        clone = self.task.clone(params, frozen)
+        if clone is not None:
+            results[CLONED] = fixed(CLONED, lambda: self._agent(clone, frozen, rng, greedy=False))
         results[RANDOM] = fixed(RANDOM, lambda: self._plain(rng, RANDOM))
         if self.has_oracle:
             results[OPTIMAL] = fixed(OPTIMAL, lambda: self._plain(rng, OPTIMAL))
@@ -213,7 +267,8 @@ class Control(Evaluator):
         if self.has_oracle:
             span = means[OPTIMAL] - means[RANDOM]
             scalars["control/normalized_return"] = (means["agent"] - means[RANDOM]) / span
-            scalars["control/normalized_return_cloned"] = (means[CLONED] - means[RANDOM]) / span
+            if CLONED in means:
+                scalars["control/normalized_return_cloned"] = (means[CLONED] - means[RANDOM]) / span
             scalars["control/normalized_return_greedy"] = (scalars["control/return_greedy"] - means[RANDOM]) / span
         imagined: list[np.ndarray] = []
         for index, batch in enumerate(batches):

@@ -1,7 +1,7 @@
 """Phase 2: the interactive dynamics, trained by shortcut forcing (Dreamer 4, arXiv:2509.24527, §3.2)."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +13,12 @@ from models import functional
 from models.actions import as_components
 from models.dynamics import Dynamics, DynamicsConfig, pack, unpack
 from models.generation import Sampler, generate
-from models.metrics import psnr
 from models.shortcut import ShortcutConfig, ShortcutLoss, bootstrap_rows, shortcut_loss
 from models.tokenizer import to_float
-from tasks import pictures
+from tasks.rollout import Rollout, shuffled_after
 from tasks.tokenizer import TokenizerTask
 from trainer.errors import ConfigError, DataError
-from trainer.task import Batch, Comparison, Evaluation, Evaluator, LossOutput, Task, Upstream
+from trainer.task import Batch, Evaluator, LossOutput, Task, Upstream
 
 
 class DynamicsTask(Task):
@@ -29,7 +28,7 @@ class DynamicsTask(Task):
       model: fields of `models.dynamics.DynamicsConfig`; `latents` and `channels` are the upstream tokenizer's.
       objective: fields of `models.shortcut.ShortcutConfig` (`max_steps` is the model's).
       sampler: fields of `models.generation.Sampler` for the quick rollouts (`steps` = K).
-      rollout: settings of the evaluator `Rollout`.
+      rollout: settings of the evaluator `tasks.rollout.Rollout`.
     """
 
     def __init__(
@@ -180,6 +179,23 @@ class DynamicsTask(Task):
 
         return shortcut_loss(predict, clean, rng, self.objective)
 
+    def dream(
+        self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, context: int, rng: jax.Array
+    ) -> dict[str, jax.Array]:
+        """Dreams on from the first frames of held-out clips; see `tasks.rollout.Dreamer`."""
+        model, tokenizer = self.model(params), frozen["tokenizer"]
+        spatial, labelled = self.encode(tokenizer, batch), self.labelled_frames(batch)
+        actions = batch["actions"] if self.config.actions else {}
+        finest = dataclasses.replace(self.sampler, steps=self.config.max_steps)
+
+        def frames(actions: Any, sampler: Sampler) -> jax.Array:
+            return self.decode(tokenizer, generate(model, spatial[:, :context], actions, labelled, rng, sampler))
+
+        dreams = {"k4": frames(actions, self.sampler), "finest": frames(actions, finest)}
+        if self.config.actions:
+            dreams["shuffled"] = frames(shuffled_after(actions, context), self.sampler)
+        return dreams | {"ceiling": self.decode(tokenizer, spatial)}
+
     def evaluators(self) -> Mapping[str, Evaluator]:
         """Open-loop rollouts against the truth."""
         return {"rollout": self._rollout}
@@ -187,106 +203,3 @@ class DynamicsTask(Task):
     def frames_per_batch(self, batch: Batch) -> int:
         """B × T."""
         return batch["frames"].shape[0] * batch["frames"].shape[1]
-
-
-class Rollout(Evaluator):
-    """Dreams on from held-out clips and compares with what really happened.
-
-    Beside the figures of finest and K = 4 sampling stand the ceiling (the tokenizer's own reconstruction), the floor
-    (the last context frame, repeated), the error by horizon, and the action sensitivity: the K = 4 error with actions
-    shuffled over the batch ÷ with the true ones, under the same noise.
-
-    Args:
-      task: the task.
-      context: frames given.
-      clips: held-out clips measured; they must be longer than `context`.
-      shown: clips in the video.
-      every: steps between two evaluations.
-    """
-
-    _BOUNDS: Mapping[str, str] = {"floor": "rollout/psnr_repeat_last", "ceiling": "rollout/psnr_ceiling"}
-    comparisons = (
-        Comparison("rollout/psnr_k4", "dreamed frames against the truth, few steps a frame", "dB", references=_BOUNDS),
-        Comparison("rollout/psnr_finest", "the same with the finest steps", "dB", references=_BOUNDS),
-        Comparison(
-            "rollout/action_sensitivity", "error of dreams under wrong actions ÷ under the true ones",
-            references={"ignored": 1.0},
-        ),
-    )  # fmt: skip
-
-    def __init__(
-        self, task: DynamicsTask, *, context: int = 32, clips: int = 64, shown: int = 4, every: int | None = None
-    ):
-        for name, value in (("context", context), ("clips", clips), ("shown", shown)):
-            if value < 1:
-                raise ValueError(f"rollout.{name} must be at least 1, got {value}")
-        self.task, self.context, self.clips, self.shown, self.every = task, context, clips, shown, every
-        self._rollout = jax.jit(self._rollout_batch)
-
-    def check(self, example: Batch | None) -> None:
-        """Raises ConfigError where held-out clips are no longer than the context."""
-        if example is not None and example["frames"].shape[1] <= self.context:
-            raise ConfigError(
-                f"rollouts give {self.context} frames and dream on, but held-out clips have "
-                f"{example['frames'].shape[1]}; set eval_data.length above task.rollout.context."
-            )
-
-    def _rollout_batch(
-        self, params: functional.Params, tokenizer: functional.Params, batch: Batch, rng: jax.Array
-    ) -> dict[str, jax.Array]:
-        task, past = self.task, self.context
-        model, truth = task.model(params), to_float(batch["frames"])
-        spatial, labelled = task.encode(tokenizer, batch), task.labelled_frames(batch)
-        actions = batch["actions"] if task.config.actions else {}
-        shuffled = jax.tree.map(lambda a: jnp.concatenate([a[:, :past], jnp.roll(a[:, past:], 1, axis=0)], 1), actions)
-        finest = dataclasses.replace(task.sampler, steps=task.config.max_steps)
-
-        def dream(actions: Any, sampler: Sampler) -> jax.Array:
-            return task.decode(tokenizer, generate(model, spatial[:, :past], actions, labelled, rng, sampler))
-
-        quick = dream(actions, task.sampler)
-        frames = {
-            "k4": quick,
-            "finest": dream(actions, finest),
-            "shuffled": dream(shuffled, task.sampler),
-            "ceiling": task.decode(tokenizer, spatial),
-            "repeat_last": jnp.broadcast_to(truth[:, past - 1 : past], truth.shape),
-        }
-        errors = {name: jnp.mean(jnp.square(f - truth)[:, past:], axis=(2, 3, 4)) for name, f in frames.items()}
-        return {"prediction": quick, **errors}
-
-    def evaluate(
-        self, *, params: functional.Params, frozen: Mapping[str, Any], extra: Any, rng: jax.Array,
-        batches: Iterable[Batch], step: int,
-    ) -> Evaluation:  # fmt: skip
-        """Measures `clips` clips."""
-        del extra, step
-        errors, truth, prediction, count, sizes = [], None, None, 0, []
-        for index, batch in enumerate(batches):
-            frames = np.asarray(batch["frames"])
-            sizes.append(len(frames))
-            out = jax.device_get(self._rollout(params, frozen["tokenizer"], batch, jax.random.fold_in(rng, index)))
-            take = min(len(frames), self.clips - count)
-            count += take
-            if truth is None:
-                truth, prediction = frames[: self.shown], out["prediction"][: self.shown]
-            errors.append({name: e[:take] for name, e in out.items() if name != "prediction"})
-            if count >= self.clips:
-                break
-        if truth is None or prediction is None:
-            return Evaluation()
-        mse = {name: np.concatenate([e[name] for e in errors]).mean(axis=0) for name in errors[0]}
-        scalars = {"rollout/clips": float(count)}
-        scalars |= {f"rollout/psnr_{name}": float(psnr(mse[name].mean())) for name in mse if name != "shuffled"}
-        horizon = len(mse["k4"])
-        for t in (1, 16, 32):
-            if t <= horizon:
-                scalars[f"rollout/psnr_k4_t{t}"] = float(psnr(mse["k4"][t - 1]))
-        if self.task.config.actions and all(rows > 1 for rows in sizes):  # a single row has nothing to be shuffled with
-            scalars["rollout/action_sensitivity"] = float(mse["shuffled"].mean() / mse["k4"].mean())
-        strips = [pictures.rollout_strip(t, p, self.context) for t, p in zip(truth, prediction, strict=True)]
-        return Evaluation(
-            scalars=scalars,
-            images={"rollout": np.concatenate(strips[:2])},
-            videos={"rollout": pictures.rollout_video(truth, prediction, self.context)},
-        )

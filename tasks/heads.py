@@ -40,7 +40,7 @@ class HeadsTask(DynamicsTask):
       weights: of the terms `dynamics`, `policy`, `reward` and `continue`; 1 where not given.
       objective: fields of `models.shortcut.ShortcutConfig` that differ from the upstream's; None for the upstream's.
       sampler: fields of `models.generation.Sampler`, likewise.
-      rollout: settings of the evaluator `tasks.dynamics.Rollout`.
+      rollout: settings of the evaluator `tasks.rollout.Rollout`.
       evaluation: settings of the evaluator `tasks.heads_evaluation.HeadsEvaluation`.
       environment: where the data was recorded, `target` and arguments: what the figures are compared with.
     """

@@ -5,21 +5,21 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from models import distributions, functional
-from models.actions import as_components
+from models.actions import ActionSpace, as_components
 from models.generation import observe
 from models.heads import HeadsConfig, PolicyHead, TwoHotHead, masked_mean
 from models.imagination import Actions, AgentView, Moment, Policy, Rollout, World, WorldModel, roll_out
 from models.pmpo import pmpo
 from models.returns import alive, lambda_returns
-from tasks.control import Control, returns
+from tasks.control import Control, WorldModelEyes, returns
 from tasks.environments import check_environment, make_environment
 from tasks.heads import HeadsTask
 from trainer.errors import ConfigError
-from trainer.state import TrainState, apply_gradients
+from trainer.state import TrainState
 from trainer.task import Batch, Evaluator, LossOutput, Metrics, Task, Upstream
+from trainer.update import Update
 
 
 class ImaginationRLTask(Task):
@@ -185,6 +185,7 @@ class ImaginationRLTask(Task):
     ) -> Rollout:  # fmt: skip
         """Rollouts of the policy from the batch's contexts, without a gradient."""
         begin_rng, rng = jax.random.split(rng)
+        params = jax.lax.stop_gradient(params)
         world, start = self.begin(params, frozen, batch, begin_rng)
         policy = self.policy(params["policy"])
         rollout = roll_out(world, start, policy, rng, horizon or self.horizon, pictures=self.train_transformer)
@@ -262,16 +263,19 @@ class ImaginationRLTask(Task):
         }
 
     def train_step(
-        self, state: TrainState, frozen: Mapping[str, Any], batch: Batch, tx: optax.GradientTransformation,
-        *, ema_decay: float | None = None,
-    ) -> tuple[TrainState, Metrics]:  # fmt: skip
+        self, state: TrainState, frozen: Mapping[str, Any], batch: Batch, update: Update
+    ) -> tuple[TrainState, Metrics]:
         """One rollout, then one update on it."""
+
+        def objective(params: functional.Params, part: Batch, rng: jax.Array, extra: Any) -> Any:
+            rollout = self.imagine(params, frozen, part, rng)
+            loss, metrics = self.learn(params, frozen, part, rollout)
+            return loss, ({**metrics, "imagined_return": jnp.mean(returns(rollout))}, extra)
+
         rng = jax.random.fold_in(state.rng, state.step)
-        rollout = self.imagine(state.params, frozen, batch, rng)
-        learn = jax.value_and_grad(self.learn, has_aux=True)
-        (loss, metrics), grads = learn(state.params, frozen, batch, rollout)
-        state, more = apply_gradients(state, grads, state.extra, tx, ema_decay)
-        return state, {"loss": loss, **metrics, "imagined_return": jnp.mean(returns(rollout)), **more}
+        grads, metrics, extra = update.gradients(objective, state.params, batch, rng, state.extra)
+        state, more = update.apply(state, grads, extra)
+        return state, {**metrics, **more}
 
     def loss(
         self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, *, rng: jax.Array, step: jax.Array,
@@ -282,6 +286,28 @@ class ImaginationRLTask(Task):
         rollout = self.imagine(params, frozen, batch, rng)
         loss, metrics = self.learn(params, frozen, batch, rollout)
         return LossOutput(loss, metrics, extra)
+
+    @property
+    def actions(self) -> ActionSpace:
+        """The action space."""
+        return self.heads.config.actions
+
+    def player(
+        self, params: functional.Params, frozen: Mapping[str, Any], rows: int, *, greedy: bool = False
+    ) -> tuple[WorldModelEyes, Policy]:
+        """How the agent looks and acts; see `tasks.control.Agent`."""
+        eyes = WorldModelEyes(self.heads, frozen["tokenizer"], self.reader(params, frozen, rows))
+        return eyes, self.policy(params["policy"], greedy=greedy)
+
+    def clone(self, params: functional.Params, frozen: Mapping[str, Any]) -> functional.Params:
+        """The cloned policy, and the transformer it reads with."""
+        return {name: frozen["heads"][name] for name in params if name != "value"}
+
+    def imagined_returns(
+        self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, rng: jax.Array, steps: int
+    ) -> jax.Array:
+        """Returns [B] of rollouts in imagination."""
+        return returns(self.imagine(params, frozen, batch, rng, steps))
 
     def evaluators(self) -> Mapping[str, Evaluator]:
         """Returns in the real environment, where there is one."""

@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from trainer.errors import DataError as DataError
     from trainer.errors import UserError as UserError
     from trainer.experiment import run as run
+    from trainer.fit import FitResult as FitResult
     from trainer.state import TrainState as TrainState
-    from trainer.state import apply_gradients as apply_gradients
     from trainer.task import Comparison as Comparison
     from trainer.task import Evaluation as Evaluation
     from trainer.task import Evaluator as Evaluator
     from trainer.task import LossOutput as LossOutput
     from trainer.task import Task as Task
     from trainer.task import Upstream as Upstream
-    from trainer.trainer import FitResult as FitResult
     from trainer.trainer import Trainer as Trainer
+    from trainer.update import Update as Update
     from trainer.upstream import load_upstream as load_upstream
     from trainer.writers import Writer as Writer
 
@@ -42,15 +42,15 @@ _HOME = {
     "run": "experiment",
     "Callback": "callbacks",
     "Writer": "writers",
-    "FitResult": "trainer",
+    "FitResult": "fit",
     "Trainer": "trainer",
     "TrainState": "state",
-    "apply_gradients": "state",
     "Comparison": "task",
     "Evaluation": "task",
     "Evaluator": "task",
     "LossOutput": "task",
     "Task": "task",
+    "Update": "update",
     "Upstream": "task",
     "load_upstream": "upstream",
 }

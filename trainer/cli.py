@@ -15,24 +15,28 @@ from trainer.overrides import override
 
 MODES = {
     "fit": "train, or continue training",
-    "eval": "evaluate the last checkpoint",
-    "dry_run": "build everything and report sizes, without training",
+    "eval": "evaluate a checkpoint, see --checkpoint",
+    "dry_run": "compile the step and report parameters, FLOPs and memory, without training",
     "print_config": "print the config with all overrides as JSON",
     "list": "print every plugin and config there is",
+    "csv": "print all metrics of a run as a table, one row per step",
 }
-_FLAGS = ("config", "workdir", "mode", "debug", "help")
+_FLAGS = ("config", "workdir", "mode", "checkpoint", "fast_dev_run", "distributed", "debug", "help")
 _USAGE = 2
 _INTERRUPTED = 130
 
 _HELP = """\
 Trains, evaluates and inspects a run that a config describes.
 
-usage: python -m trainer --config=CONFIG [--config.KEY=VALUE …] [--workdir=DIR] [--mode=MODE] [--debug]
+usage: python -m trainer --config=CONFIG [--config.KEY=VALUE …] [--workdir=DIR] [--mode=MODE] [FLAG …]
 
   --config=CONFIG       configs/NAME.py, configs/NAME.py:PRESET or RUN/config.json
   --config.KEY=VALUE    changes a field, as in --config.optimizer.learning_rate=1e-3
   --workdir=DIR         the run folder (default: ROOT/NAME of the config)
   --mode=MODE           {modes}
+  --checkpoint=WHICH    what --mode=eval evaluates: last, best (see best_metric) or a step
+  --fast_dev_run[=N]    try everything out, N (1) steps of each phase, and keep nothing
+  --distributed=HOW     one of several processes: auto (in a cluster that JAX knows), or HOST:PORT,COUNT,INDEX
   --debug               show tracebacks
 
 examples:
@@ -72,7 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as e:
         if debug or not (isinstance(e, UserError) or getattr(e, "user_error", False)):
             raise
-        print(f"error: {e}", file=sys.stderr)
+        notes = "".join(f" ({note})" for note in getattr(e, "__notes__", ()))
+        print(f"error: {e}{notes}", file=sys.stderr)
         return _USAGE if isinstance(e, UsageError) else 1
 
 
@@ -108,11 +113,20 @@ def _main(arguments: Sequence[str]) -> int:
         print(json.dumps(to_json(config), indent=2, ensure_ascii=False))
         return 0
     check_complete(config)
+    if mode == "csv":
+        from trainer.export import to_csv
+
+        to_csv(run_folder.locate(config, workdir), sys.stdout)
+        return 0
     _quiet()
     from trainer import experiment
     from trainer.stopping import EXIT_RESUMABLE
 
-    result = experiment.run(config, workdir=workdir, mode=mode)
+    if "distributed" in flags:
+        _join(flags["distributed"])
+    result = experiment.run(
+        config, workdir=workdir, mode=mode, checkpoint=flags.get("checkpoint", "last"), fast_dev_run=_tries(flags)
+    )
     if mode == "dry_run":
         print(json.dumps(result, indent=2, ensure_ascii=False))
     if mode == "fit" and result.stopped is not None and result.stopped.resumable:
@@ -137,7 +151,9 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, st
             known = [f"--{flag}" for flag in (*_FLAGS, "config.KEY")]
             hint = f" A field of the config is set by --config.{name}=…" if name.split(".")[0] in SCHEMA else ""
             raise UsageError(f"unknown flag --{name}. {near_matches(f'--{name}', known, 'Flags')}{hint}")
-        if not equals:
+        if name == "fast_dev_run" and not equals:
+            value = "1"
+        elif not equals:
             if not rest or rest[0].startswith("--"):
                 raise UsageError(f"--{name} needs a value, as in --{name}=VALUE.")
             value = rest.pop(0)
@@ -148,6 +164,26 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, st
         else:
             flags[name] = value
     return flags, overrides
+
+
+def _join(how: str) -> None:
+    """Joins the processes that --distributed names."""
+    from trainer import hosts
+
+    if how == "auto":
+        return hosts.initialize()
+    coordinator, *numbers = how.split(",")
+    if len(numbers) != 2 or ":" not in coordinator or not all(number.isdecimal() for number in numbers):
+        raise UsageError(f"--distributed={how}: expected auto, or HOST:PORT,COUNT,INDEX as in 10.0.0.1:9000,2,0.")
+    return hosts.initialize(coordinator, int(numbers[0]), int(numbers[1]))
+
+
+def _tries(flags: Mapping[str, str]) -> int:
+    """The steps of --fast_dev_run, 0 where it was not given."""
+    text = flags.get("fast_dev_run", "0")
+    if "fast_dev_run" in flags and (not text.isdecimal() or int(text) < 1):
+        raise UsageError(f"--fast_dev_run={text}: expected a number of steps, 1 or more.")
+    return int(text)
 
 
 def _help() -> str:

@@ -39,15 +39,30 @@ SCHEMA: Mapping[str, tuple[Any, str]] = {
     "eval_every": (1000, "steps between two evaluations; 0: only after the last step"),
     "checkpoint_every": (1000, "steps between two checkpoints; 0: only after the last step"),
     "keep_checkpoints": (3, "checkpoints to keep"),
-    "eval_batches": (8, "held-out batches of an evaluation"),
+    "keep_every": (0, "keep the checkpoints of every so many steps for good; 0: none"),
+    "keep_best": (0, "keep so many of the best checkpoints by best_metric, each saved when it is evaluated; 0: none"),
+    "best_metric": ("", "figure of an evaluation that checkpoints are compared by, such as eval/loss"),
+    "best_mode": ("min", "min or max: which best_metric is best"),
+    "on_save_error": ("stop", "stop or continue, when a checkpoint or a report cannot be written"),
+    "eval_batches": (8, "held-out batches of the eval/… figures"),
+    "limit_eval_batches": (0, "held-out batches that any evaluation may use; 0: as many as it asks for"),
+    "limit_train_batches": (0, "train on the first so many batches only, over and over; 0: on all"),
+    "overfit_batches": (0, "train and evaluate on the first so many training batches, over and over; 0: off"),
+    "sanity_eval": (0, "held-out batches to try all evaluations on before the first step; 0: none"),
     "ema_decay": (0.0, "decay of the moving average of the parameters; 0: none"),
+    "accumulate": (1, "equal parts that a batch is computed in, one after the other, to save memory"),
+    "precision": ("float32", "float32 or bfloat16: of activations and products; parameters stay float32"),
+    "deterministic": (False, "the same bits at every run on GPUs too, where that costs speed; CPUs always are"),
     "optimizer": (_OPTIMIZER, "the optimiser"),
     "task": ({}, "target and keyword arguments of the task"),
     "data": ({}, "target and keyword arguments of the training data"),
     "eval_data": ({}, "target and keyword arguments of the held-out data; empty: no evaluation on data"),
     "evaluators": ({}, "evaluators beside the task's own: NAME: {target, …}"),
     "callbacks": (
-        {name: {"target": name} for name in ("progress", "summary", "non_finite_guard", "report")},
+        {
+            name: {"target": name}
+            for name in ("progress", "summary", "learning_rate_monitor", "non_finite_guard", "report")
+        },
         "NAME: {target, …}; an entry set to none is left out",
     ),
     "writers": (
@@ -270,6 +285,20 @@ def check_complete(config: ConfigDict) -> None:
     for key in ("eval_every", "checkpoint_every"):
         if config[key] < 0:
             raise ConfigError(f"{key} = {config[key]}: expected 0 or more.")
+    for key in ("keep_every", "keep_best", "limit_eval_batches", "limit_train_batches", "overfit_batches",
+                "sanity_eval"):  # fmt: skip
+        if config[key] < 0:
+            raise ConfigError(f"{key} = {config[key]}: expected 0 (off) or more.")
+    if config.accumulate < 1:
+        raise ConfigError(f"accumulate = {config.accumulate}: expected 1 or more.")
+    for key, choices in (("best_mode", ("min", "max")), ("on_save_error", ("stop", "continue")),
+                         ("precision", ("float32", "bfloat16"))):  # fmt: skip
+        if config[key] not in choices:
+            raise ConfigError(f"{key} = {config[key]!r}. {near_matches(config[key], choices, 'Choices')}")
+    if config.keep_best and not config.best_metric:
+        raise ConfigError("keep_best needs best_metric, a figure of an evaluation, such as eval/loss.")
+    if config.overfit_batches and config.limit_train_batches:
+        raise ConfigError("overfit_batches and limit_train_batches say the same in two ways; leave one at 0.")
     for rule in config.sharding_rules:
         if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str) and isinstance(rule[1], tuple)):
             raise ConfigError(

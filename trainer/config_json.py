@@ -11,8 +11,13 @@ from ml_collections import ConfigDict
 from trainer import plugins
 from trainer.errors import ConfigError
 
-# Fields that cannot change what a run computes or writes.
-NEUTRAL = ("name", "root", "upstream_autotrain", "compilation_cache")
+# Fields that may change while a run goes on: they say where and how it runs, what it keeps and who watches, not what it
+# learns.
+NEUTRAL = (
+    "name", "root", "upstream_autotrain", "compilation_cache", "callbacks", "writers", "keep_checkpoints", "keep_every",
+    "keep_best", "best_metric", "best_mode", "on_save_error", "sanity_eval", "deterministic", "mesh_shape",
+    "sharding_rules",
+)  # fmt: skip
 # Fields that are one plugin each, and its group; in the others, such as `callbacks`, every entry is a plugin.
 _PLUGIN_GROUPS = {"task": "tasks", "data": "data", "eval_data": "data"}
 

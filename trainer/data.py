@@ -29,3 +29,54 @@ class DataSource(Protocol):
 
     def fingerprint(self) -> dict[str, Any]:
         """JSON-able description of what a saved position is valid for (name, version, size, batch, lengths …)."""
+
+
+class FirstBatches:
+    """The first batches of a source, kept in memory: over and over, or once.
+
+    Args:
+      source: the data set.
+      count: batches.
+      repeat: start again after the last one.
+    """
+
+    def __init__(self, source: DataSource, count: int, *, repeat: bool) -> None:
+        self._source, self._count, self._repeat = source, count, repeat
+
+    def prepare(self) -> None:
+        """Prepares the source."""
+        self._source.prepare()
+
+    def iterator(self, *, seed: int, process_index: int = 0, process_count: int = 1) -> DataIterator:
+        """Iterates over this process's share of the first batches."""
+        own = self._source.iterator(seed=seed, process_index=process_index, process_count=process_count)
+        return _First(own, self._count, self._repeat)
+
+    def fingerprint(self) -> dict[str, Any]:
+        """The source's, and how much of it is used."""
+        return {**self._source.fingerprint(), "first_batches": self._count}
+
+
+class _First:
+    def __init__(self, iterator: DataIterator, count: int, repeat: bool) -> None:
+        self._iterator, self._count, self._repeat = iterator, count, repeat
+        self._kept: list[Mapping[str, Any]] = []
+        self._position = 0
+
+    def __next__(self) -> Mapping[str, Any]:
+        while len(self._kept) < self._count:
+            batch = next(self._iterator, None)
+            if batch is None:
+                break
+            self._kept.append(batch)
+        if not self._kept or (not self._repeat and self._position >= len(self._kept)):
+            raise StopIteration
+        batch = self._kept[self._position % len(self._kept)]
+        self._position += 1
+        return batch
+
+    def get_state(self) -> dict[str, Any]:
+        return {"position": self._position}
+
+    def set_state(self, state: Mapping[str, Any]) -> None:
+        self._position = state["position"]

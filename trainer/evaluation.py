@@ -12,6 +12,8 @@ from trainer.feed import HeldOut
 from trainer.metrics import StepMetrics, add_up
 from trainer.state import PyTree, TrainState
 from trainer.task import Batch, Comparison, Evaluation, Evaluator
+from trainer.update import cast
+from trainer.writers import MultiWriter
 
 
 class HeldOutMetrics(Evaluator):
@@ -49,12 +51,14 @@ class Evaluations:
       evaluators: by name.
       every: the interval of those that have none of their own; 0 for the last step alone.
       seed: of the keys; an evaluator has the same key at every step.
+      precision: of the parameters that they get, see `trainer.update.Update`.
     """
 
-    def __init__(self, evaluators: Mapping[str, Evaluator], every: int, seed: int) -> None:
+    def __init__(self, evaluators: Mapping[str, Evaluator], every: int, seed: int, precision: str = "float32") -> None:
         self._evaluators = dict(evaluators)
         self._every = every
         self._seed = seed
+        self._precision = precision
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
@@ -76,12 +80,12 @@ class Evaluations:
         Raises:
           ConfigError: two of them return a scalar, image or video of the same name.
         """
-        merged = Evaluation({}, {}, {})
+        merged, params = Evaluation({}, {}, {}), cast(state.eval_params, self._precision)
         for name in names:
             key = jax.random.fold_in(jax.random.key(self._seed), zlib.crc32(name.encode()))
             try:
                 result = self._evaluators[name].evaluate(
-                    params=state.eval_params, frozen=frozen, extra=state.extra, rng=key, batches=batches, step=step
+                    params=params, frozen=frozen, extra=state.extra, rng=key, batches=batches, step=step
                 )
             except Exception as error:
                 error.add_note(f"raised in the evaluator {name!r} at step {step}")
@@ -113,3 +117,11 @@ def merge_evaluators(*groups: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
 def is_due(step: int, every: int) -> bool:
     """Whether `step` is a multiple of `every`; never for 0."""
     return every > 0 and step % every == 0
+
+
+def write_evaluation(writer: MultiWriter, step: int, result: Evaluation) -> None:
+    """Writes an evaluation; clu's writers take several pictures under a name, so each gets a leading axis."""
+    if result.scalars:
+        writer.write_scalars(step, result.scalars)
+    writer.write_images(step, {name: image[None] for name, image in result.images.items()})
+    writer.write_videos(step, {name: video[None] for name, video in result.videos.items()})

@@ -1,8 +1,11 @@
 """From a config to a run: builds every part, trains what it builds on first, and hands all to `Trainer`."""
 
 import contextlib
+import dataclasses
+import os
 import platform
 import sys
+import tempfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -12,19 +15,26 @@ import jax
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
-from trainer import plugins, run_folder, upstream
+from trainer import checkpoints, hosts, plugins, run_folder, upstream
+from trainer.checkpoints import Best
 from trainer.config import check_complete
 from trainer.config_json import to_json
-from trainer.data import DataSource
+from trainer.data import DataSource, FirstBatches
 from trainer.errors import UserError
 from trainer.feed import peek
+from trainer.fit import FitResult
 from trainer.lock import lock_folder
 from trainer.optimizers import build_optimizer
+from trainer.stopping import StopFlag, stop_on_signals
 from trainer.task import Batch, Task, Upstream
-from trainer.trainer import FitResult, Trainer
+from trainer.trainer import Trainer
+from trainer.writers import ConsoleWriter
 
 
-def run(config: ConfigDict, workdir: str | Path | None = None, mode: str = "fit") -> Any:
+def run(
+    config: ConfigDict, workdir: str | Path | None = None, mode: str = "fit", *, checkpoint: str = "last",
+    fast_dev_run: int = 0,
+) -> Any:  # fmt: skip
     """Runs a config.
 
     ::
@@ -35,10 +45,12 @@ def run(config: ConfigDict, workdir: str | Path | None = None, mode: str = "fit"
       config: a whole config, see `trainer.config.base_config`.
       workdir: the run folder; None for ROOT/NAME.
       mode: `fit`, `eval` or `dry_run`.
+      checkpoint: what `eval` evaluates: `last`, `best` (by the config's best_metric) or a step.
+      fast_dev_run: try everything out in so many steps of each phase that is missing, in a temporary folder; 0: off.
 
     Returns:
       What `Trainer.fit`, `Trainer.evaluate` or `Trainer.dry_run` returned. A `fit` that was stopped while it trained an
-      upstream run returns that run's result.
+      upstream run, or prepared one, returns that run's result.
 
     Raises:
       UserError: something in the config, the data or the run folder cannot work; nothing was overwritten.
@@ -46,7 +58,10 @@ def run(config: ConfigDict, workdir: str | Path | None = None, mode: str = "fit"
     check_complete(config)
     folder = run_folder.locate(config, workdir)
     _use_compilation_cache(config.compilation_cache)
+    _use_deterministic_kernels(config.deterministic)
     check_parts(config)
+    if mode == "fit" and fast_dev_run:
+        return _try_out(config, folder, fast_dev_run)
     if mode == "dry_run":
         return _dry_run(config, folder)
     started = run_folder.check(folder, config, run_folder.MEASURING if mode == "eval" else ())
@@ -62,15 +77,19 @@ def run(config: ConfigDict, workdir: str | Path | None = None, mode: str = "fit"
         raise UserError(
             f"upstream {phase.name!r}: the run in {phase.folder} is {phase.status}. Train it first:\n  {phase.command}"
         )
-    if missing:
-        _check_chain(config, folder, phases, missing)
-    for phase in missing:
-        verb = "training it first" if phase.status == "missing" else "continuing it first"
-        _say(f"upstream {phase.name!r}: the run in {phase.folder} is {phase.status}; {verb} ({phase.source}).")
-        result = _fit(phase.config, phase.folder)
-        if result.stopped is not None and result.stopped.resumable:
-            return result
-    return _fit(config, folder) if mode == "fit" else _evaluate(config, folder)
+    if mode == "eval":
+        return _evaluate(config, folder, checkpoint)
+    flag = StopFlag()
+    with stop_on_signals(flag):
+        if missing:
+            _check_chain(config, folder, phases, missing)
+        for phase in missing:
+            verb = "training it first" if phase.status == "missing" else "continuing it first"
+            _say(f"upstream {phase.name!r}: the run in {phase.folder} is {phase.status}; {verb} ({phase.source}).")
+            result = _fit(phase.config, phase.folder, flag)
+            if result.stopped is not None and result.stopped.resumable:
+                return result
+        return _fit(config, folder, flag)
 
 
 def check_parts(config: ConfigDict) -> None:
@@ -102,26 +121,57 @@ def _parts(config: ConfigDict, group: str, folder: Path, task: Task, schedule: A
     }
 
 
-def _fit(config: ConfigDict, folder: Path) -> FitResult:
+def _fit(config: ConfigDict, folder: Path, flag: StopFlag) -> FitResult:
     data, eval_data = _data(config)
     loaded = upstream.load(config)
     provenance = upstream.provenance(loaded)
     trainer = _trainer(config, folder, data, eval_data, loaded, provenance)
-    trainer.check()  # so that what cannot work leaves no trace
-    with _only_process(folder):
-        if run_folder.check(folder, config) and run_folder.has_results(folder):
-            upstream.verify(folder, loaded)
-        elif jax.process_index() == 0:
-            run_folder.store(folder, config, provenance)
-            run_folder.write_example(folder, trainer.program.example)
-        return trainer.fit()
+    with hosts.together():
+        trainer.check()  # so that what cannot work leaves no trace
+    stopped = hosts.agree(flag.value)
+    if stopped is not None:
+        _say(f"{folder.name}: stopped before its first step: {stopped.reason}; start it again to continue")
+        return FitResult(0, stopped, {})
+    with contextlib.ExitStack() as stack:
+        with hosts.together():  # the first process takes the folder, or refuses it, for all
+            if hosts.is_first():
+                stack.enter_context(_only_process(folder))
+                if run_folder.check(folder, config) and run_folder.has_results(folder):
+                    upstream.verify(folder, loaded)
+                else:
+                    run_folder.store(folder, config, provenance)
+                    run_folder.write_example(folder, trainer.program.example)
+        return trainer.fit(flag)
 
 
-def _evaluate(config: ConfigDict, folder: Path) -> dict[str, float]:
+def _evaluate(config: ConfigDict, folder: Path, checkpoint: str) -> dict[str, float]:
     data, eval_data = _data(config)
     loaded = upstream.load(config)
     upstream.verify(folder, loaded)
-    return _trainer(config, folder, data, eval_data, loaded, upstream.provenance(loaded)).evaluate()
+    trainer = _trainer(config, folder, data, eval_data, loaded, upstream.provenance(loaded))
+    return trainer.evaluate(checkpoints.find_step(folder, checkpoint, _best(config)))
+
+
+def _try_out(config: ConfigDict, folder: Path, steps: int) -> FitResult:
+    """Runs `steps` steps of every phase that is missing, and of the run itself, and throws all of it away.
+
+    A phase that is missing has no parameters yet, so what builds on it takes zeros in their place.
+    """
+    phases = upstream.plan(config, folder)
+    missing = [phase for phase in phases if phase.status != "finished"]
+    built: dict[Path, Upstream] = {}
+    result = FitResult(0, None, {})
+    with tempfile.TemporaryDirectory(prefix="fast_dev_run-") as temporary:
+        for name, tried in [*((phase.name, phase.config) for phase in missing), (config.name, config)]:
+            _say(f"fast_dev_run: {steps} step(s) of {name}, kept nowhere")
+            loaded = upstream.stand_ins(tried, phases, _example, built) if missing else upstream.load(tried)
+            trainer = _trainer(tried, Path(temporary) / name, *_data(tried), loaded, {})
+            short = dataclasses.replace(
+                trainer, steps=steps, log_every=1, eval_every=0, checkpoint_every=steps, eval_batches=1,
+                limit_eval_batches=1, sanity_eval=0, writers=[ConsoleWriter()],
+            )  # fmt: skip
+            result = short.fit()
+    return result
 
 
 def _dry_run(config: ConfigDict, folder: Path) -> dict[str, Any]:
@@ -173,6 +223,10 @@ def _trainer(
     provenance: Mapping[str, Any],
 ) -> Trainer:  # fmt: skip
     task = plugins.build(config.task, "tasks")
+    if config.overfit_batches:
+        data, eval_data = (FirstBatches(data, config.overfit_batches, repeat=again) for again in (True, False))
+    elif config.limit_train_batches:
+        data = FirstBatches(data, config.limit_train_batches, repeat=True)
     optimizer, schedule = build_optimizer(config.optimizer, config.steps)
     first = jax.process_index() == 0
     return Trainer(
@@ -184,13 +238,20 @@ def _trainer(
         seed=config.seed,
         optimizer=optimizer,
         ema_decay=config.ema_decay or None,
+        accumulate=config.accumulate,
+        precision=config.precision,
         log_every=config.log_every,
         eval_every=config.eval_every,
         checkpoint_every=config.checkpoint_every,
         eval_batches=config.eval_batches,
+        limit_eval_batches=config.limit_eval_batches,
+        sanity_eval=config.sanity_eval,
         keep_checkpoints=config.keep_checkpoints,
+        keep_every=config.keep_every,
+        best=_best(config),
+        on_save_error=config.on_save_error,
         evaluators=_parts(config, "evaluators", folder, task),
-        callbacks=list(_parts(config, "callbacks", folder, task, schedule).values()),
+        callbacks=_parts(config, "callbacks", folder, task, schedule),
         writers=list(_parts(config, "writers", folder, task).values()) if first else [],
         config=to_json(config),
         provenance=provenance,
@@ -200,10 +261,12 @@ def _trainer(
     )
 
 
+def _best(config: ConfigDict) -> Best | None:
+    return Best(config.best_metric, config.best_mode, config.keep_best) if config.best_metric else None
+
+
 def _only_process(folder: Path) -> contextlib.AbstractContextManager[None]:
-    """Holds the folder's lock; of several hosts that train together, the first one holds it for all."""
-    if jax.process_index() != 0:
-        return contextlib.nullcontext()
+    """Holds the folder's lock."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as e:
@@ -212,12 +275,14 @@ def _only_process(folder: Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _data(config: ConfigDict) -> tuple[DataSource, DataSource | None]:
-    """The training and held-out data, prepared."""
+    """The training and held-out data, prepared; of several processes the first one writes what is missing."""
     data = plugins.build(config.data, "data")
     eval_data = plugins.build(config.eval_data, "data") if config.eval_data else None
-    for source in (data, eval_data):
-        if source is not None:
-            source.prepare()
+    for first in (True, False):
+        with hosts.together():
+            for source in (data, eval_data):
+                if source is not None and hosts.is_first() == first:
+                    source.prepare()
     return data, eval_data
 
 
@@ -240,5 +305,14 @@ def _use_compilation_cache(setting: str) -> None:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
+def _use_deterministic_kernels(wanted: bool) -> None:
+    """Tells XLA so; it reads its flags once, when JAX is first used."""
+    flag = "--xla_gpu_deterministic_ops=true"
+    flags = os.environ.get("XLA_FLAGS", "")
+    if wanted and flag not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
+
+
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    if not jax.distributed.is_initialized() or hosts.is_first():
+        print(line, file=sys.stderr, flush=True)

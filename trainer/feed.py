@@ -1,5 +1,6 @@
 """Batches on their way to the device: one ahead of the loop, with the position of the last one that was used."""
 
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -58,20 +59,27 @@ class Feed:
 
 
 class HeldOut:
-    """Held-out batches on the device; every iteration starts at the first one again."""
+    """Held-out batches on the device; every iteration starts at the first one again.
 
-    def __init__(self, source: DataSource | None, seed: int, put: Put) -> None:
-        self._source, self._seed, self._put = source, seed, put
+    Args:
+      source: held-out data; None for none.
+      seed: of the data order.
+      put: puts a batch on the device.
+      limit: the most batches of an iteration; 0 for all.
+    """
+
+    def __init__(self, source: DataSource | None, seed: int, put: Put, limit: int = 0) -> None:
+        self._source, self._seed, self._put, self._limit = source, seed, put, limit or None
 
     def __iter__(self) -> Iterator[Batch]:
         if self._source is not None:
             iterator = open_iterator(self._source, self._seed)
-            while (batch := next(iterator, None)) is not None:
-                yield self._put(batch)
+            batches = iter(lambda: next(iterator, None), None)
+            yield from map(self._put, itertools.islice(batches, self._limit))
 
 
 def open_iterator(source: DataSource, seed: int) -> DataIterator:
-    """A fresh iterator over this process's share."""
+    """A fresh iterator over this process's share of the rows of every batch."""
     return source.iterator(seed=seed, process_index=jax.process_index(), process_count=jax.process_count())
 
 
@@ -93,8 +101,13 @@ def first_batch(source: DataSource, seed: int, what: str = "training") -> Batch:
 
 
 def shapes(batch: Batch) -> Batch:
-    """Shapes and dtypes of a batch, as they will be on the device."""
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(np.shape(x), jax.dtypes.canonicalize_dtype(x.dtype)), batch)
+    """Shapes and dtypes of a batch as it will be on the devices, with the rows of all processes."""
+
+    def shape(x: Any) -> tuple[int, ...]:
+        rows, rest = np.shape(x)[:1], np.shape(x)[1:]
+        return (*(count * jax.process_count() for count in rows), *rest)
+
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(shape(x), jax.dtypes.canonicalize_dtype(x.dtype)), batch)
 
 
 def peek(source: DataSource, seed: int, what: str = "training") -> Batch:

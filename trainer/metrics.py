@@ -48,6 +48,7 @@ class Window:
     Attributes:
       steps: steps in the window.
       frames: frames in them.
+      flops: floating-point operations of them.
       started: the clock's seconds at its beginning.
     """
 
@@ -57,13 +58,15 @@ class Window:
         self._counts: dict[str, int] = {}
         self.steps = 0
         self.frames = 0
+        self.flops = 0.0
         self.started = started
 
-    def add(self, metrics: StepMetrics, frames: int = 0) -> None:
+    def add(self, metrics: StepMetrics, frames: int = 0, flops: float = 0.0) -> None:
         """Takes a step's metrics without waiting for the device."""
         self._pending.append(metrics)
         self.steps += 1
         self.frames += frames
+        self.flops += flops
 
     def wait(self, behind: int = 0) -> None:
         """Waits until the device has done all steps of the window but the last `behind`."""
@@ -78,7 +81,7 @@ class Window:
     def state(self) -> dict[str, Any]:
         """JSON-able contents, to continue the window in another process."""
         self._fetch()
-        plain = {"steps": self.steps, "frames": self.frames, "started": self.started}
+        plain = {"steps": self.steps, "frames": self.frames, "flops": self.flops, "started": self.started}
         return {"sums": dict(self._sums), "counts": dict(self._counts), **plain}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
@@ -86,6 +89,7 @@ class Window:
         self._pending = []
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
         self.steps, self.frames, self.started = state["steps"], state["frames"], state["started"]
+        self.flops = state.get("flops", 0.0)
 
     def _fetch(self) -> None:
         steps = [(step.names, np.asarray(step.values).tolist()) for step in jax.device_get(self._pending)]
@@ -119,7 +123,10 @@ class Clock:
 
     @contextlib.contextmanager
     def paused(self) -> Iterator[None]:
-        """Stands still for what happens inside."""
+        """Stands still for what happens inside; may be used within itself."""
+        if self._started is None:
+            yield
+            return
         self._before, self._started = self.seconds, None
         try:
             yield

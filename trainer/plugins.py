@@ -19,7 +19,9 @@ GROUPS = ("tasks", "data", "callbacks", "writers", "evaluators")
 BUILTIN: Mapping[str, Mapping[str, str]] = {
     "callbacks": {
         "early_stopping": "trainer.callbacks.early_stopping:EarlyStopping",
+        "learning_rate_monitor": "trainer.callbacks.learning_rate:LearningRateMonitor",
         "non_finite_guard": "trainer.callbacks.non_finite_guard:NonFiniteGuard",
+        "profiler": "trainer.callbacks.profiler:Profiler",
         "progress": "trainer.callbacks.progress:Progress",
         "report": "trainer.callbacks.report:Report",
         "summary": "trainer.callbacks.summary:Summary",
@@ -30,6 +32,7 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "jsonl": "trainer.writers.jsonl:JsonlWriter",
         "media": "trainer.writers.media:MediaWriter",
         "tensorboard": "trainer.writers.tensorboard:TensorBoardWriter",
+        "wandb": "trainer.writers.wandb:WandbWriter",
     },
 }
 # The methods by which a plugin is recognised; it need not inherit from anything but where a base class is named.

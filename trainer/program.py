@@ -12,9 +12,11 @@ import optax
 
 from trainer import sharding
 from trainer.errors import ConfigError
+from trainer.flops import count_flops
 from trainer.metrics import StepMetrics
 from trainer.state import PyTree, TrainState
 from trainer.task import Batch, Task
+from trainer.update import Update, cast
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -25,27 +27,38 @@ class Program:
       mesh: the devices.
       state: shapes, dtypes and shardings of the training state.
       example: shapes and dtypes of a batch.
-      frozen: upstream parameters on the devices.
+      precision: see `trainer.update.Update`.
+      frozen: upstream parameters on the devices, in that precision.
       init: key → state of a new run.
       step: (state, frozen, batch) → (state, metrics); the state is donated. jit compiles once per shape of batch.
       eval_step: (params, frozen, batch, key, step, extra) → metrics.
+      flops_per_batch: the task's.
     """
 
     mesh: jax.sharding.Mesh
+    precision: str
     state: TrainState
     example: Batch
     frozen: Mapping[str, PyTree]
     init: Callable[[jax.Array], TrainState]
     step: Any
     eval_step: Callable[..., StepMetrics]
+    flops_per_batch: Callable[[Batch], float | None]
+
+    def flops(self, state: TrainState, batch: Batch) -> float:
+        """FLOPs of an update on a batch: as the task tells, or the products in the traced step (traced only once)."""
+        told = self.flops_per_batch(batch)
+        return count_flops(self.step.trace(state, self.frozen, batch).jaxpr) if told is None else told
 
 
 def build(
     task: Task, optimizer: optax.GradientTransformation, example: Batch, *, mesh: jax.sharding.Mesh,
-    rules: tuple[sharding.Rule, ...] = (), ema_decay: float | None = None,
+    rules: tuple[sharding.Rule, ...] = (), ema_decay: float | None = None, accumulate: int = 1,
+    precision: str = "float32",
 ) -> Program:  # fmt: skip
     """Builds the program of a task that has been set up; nothing is compiled before it is called."""
     tx, everywhere = task.optimizer(optimizer), sharding.replicated(mesh)
+    update = Update(tx=tx, ema_decay=ema_decay, accumulate=accumulate, precision=precision)
 
     def init_params(key: jax.Array) -> PyTree:
         return task.init_params(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example))
@@ -58,7 +71,7 @@ def build(
         return TrainState(zero, params, tx.init(params), ema, task.init_extra(params), rng, jnp.copy(zero))
 
     def step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        state, metrics = task.train_step(state, frozen, batch, tx, ema_decay=ema_decay)
+        state, metrics = task.train_step(state, frozen, batch, update)
         return state, StepMetrics.pack(metrics)
 
     abstract = jax.eval_shape(lambda key: init_state(init_params(key), key), jax.random.key(0))
@@ -69,14 +82,19 @@ def build(
         params_key, run_key = jax.random.split(key)
         return begin(_warm_start(task, fresh(params_key)), run_key)
 
+    def eval_step(params: PyTree, *args: Any) -> StepMetrics:
+        return StepMetrics.pack(task.eval_step(cast(params, precision), *args))
+
     return Program(
         mesh=mesh,
+        precision=precision,
         state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings),
         example=example,
-        frozen=jax.device_put(dict(task.frozen()), everywhere),
+        frozen=cast(sharding.put_tree(dict(task.frozen()), everywhere), precision),
         init=init,
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere)),
-        eval_step=jax.jit(lambda *args: StepMetrics.pack(task.eval_step(*args))),
+        eval_step=jax.jit(eval_step),
+        flops_per_batch=task.flops_per_batch,
     )
 
 
@@ -116,8 +134,8 @@ def measure(program: Program) -> dict[str, Any]:
     """Compiles the train step without running it.
 
     Returns:
-      `parameters`, `state_bytes`, `batch` (shapes), `devices`, `compile_s`, and, where the compiler tells,
-      `flops_per_step` and `memory_bytes` (arguments, outputs, of which alias arguments, temporaries, code) per device.
+      `parameters`, `state_bytes`, `batch` (shapes), `devices`, `compile_s`, `flops_per_step` (of all devices) and,
+      where the compiler tells, `memory_bytes` (arguments, outputs, of which alias arguments, temporaries, code) per device.
     """
     started = time.perf_counter()
     compiled = program.step.lower(program.state, program.frozen, program.example).compile()
@@ -131,6 +149,6 @@ def measure(program: Program) -> dict[str, Any]:
         "batch": {sharding.path_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves},
         "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
         "compile_s": seconds,
-        "flops_per_step": (compiled.cost_analysis() or {}).get("flops"),
+        "flops_per_step": program.flops(program.state, program.example),
         "memory_bytes": {kind: getattr(memory, f"{kind}_size_in_bytes") for kind in kinds} if memory else None,
     }

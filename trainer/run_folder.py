@@ -19,7 +19,7 @@ EXAMPLE = "example.json"
 # What a run leaves behind once it has done anything; a config alone may be replaced.
 _RESULTS = ("checkpoints", "metrics.jsonl", "media", "report.html")
 # Fields that say what to measure, not what to train: `--mode=eval` may change them.
-MEASURING = ("evaluators", "eval_data", "eval_batches", "callbacks", "writers")
+MEASURING = ("evaluators", "eval_data", "eval_batches", "limit_eval_batches")
 
 
 def locate(config: ConfigDict, workdir: str | Path | None = None) -> Path:

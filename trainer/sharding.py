@@ -91,10 +91,10 @@ def _cannot_split(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> st
 
 
 def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
-    """Puts a process's numpy batch on its devices, split over all of them along the first dimension.
+    """Puts a process's rows of a numpy batch on its devices; the batch is split over all of them by rows.
 
     Raises:
-      ConfigError: the first dimension cannot be split evenly.
+      ConfigError: the rows cannot be split evenly.
     """
     split, whole = NamedSharding(mesh, PartitionSpec(AXES)), replicated(mesh)
     parts = mesh.size // jax.process_count()
@@ -104,7 +104,7 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
         if shape and shape[0] % parts:
             raise ConfigError(
                 f"The batch's {path_name(path)}{list(shape)} cannot be split over {parts} devices: "
-                f"make the batch size a multiple of {parts}."
+                f"make the batch size a multiple of {mesh.size}."
             )
         return split if shape else whole
 
@@ -117,7 +117,20 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
 
 
 def put_tree(tree: PyTree, shardings: PyTree) -> PyTree:
-    """Puts host arrays that every process holds whole where `shardings` says."""
+    """Puts arrays where `shardings` says: those that every process holds whole, or that all of them hold together.
+
+    Args:
+      tree: arrays.
+      shardings: one for all, or a tree of them.
+    """
     if jax.process_count() == 1:
         return jax.device_put(tree, shardings)
-    return jax.tree.map(lambda x, s: jax.make_array_from_callback(x.shape, s, lambda index: x[index]), tree, shardings)
+
+    def put(x: Any, sharding: NamedSharding) -> jax.Array:
+        if isinstance(x, jax.Array) and not x.is_fully_addressable:
+            return jax.device_put(x, sharding)
+        return jax.make_array_from_callback(np.shape(x), sharding, lambda index: x[index])
+
+    if isinstance(shardings, NamedSharding):
+        return jax.tree.map(lambda x: put(x, shardings), tree)
+    return jax.tree.map(put, tree, shardings)

@@ -11,7 +11,8 @@ import jax
 import numpy as np
 import optax
 
-from trainer.state import PyTree, TrainState, apply_gradients
+from trainer.state import PyTree, TrainState
+from trainer.update import Update
 
 Batch = Mapping[str, Any]
 Metrics = Mapping[str, jax.Array]
@@ -178,19 +179,22 @@ class Task(abc.ABC):
         return default
 
     def train_step(
-        self, state: TrainState, frozen: Mapping[str, PyTree], batch: Batch, tx: optax.GradientTransformation,
-        *, ema_decay: float | None = None,
-    ) -> tuple[TrainState, Metrics]:  # fmt: skip
-        """(traced) One update. Override where one loss and one update do not fit."""
+        self, state: TrainState, frozen: Mapping[str, PyTree], batch: Batch, update: Update
+    ) -> tuple[TrainState, Metrics]:
+        """(traced) One update. Override where one loss and one update do not fit.
+
+        `update.gradients` and `update.apply` do what the run's settings say: parts of a batch, precision, optimiser,
+        moving average, and leaving out updates that are not finite.
+        """
+
+        def objective(params: PyTree, part: Batch, rng: jax.Array, extra: PyTree) -> Any:
+            out = self.loss(params, frozen, part, rng=rng, step=state.step, extra=extra, train=True)
+            return out.loss, (out.metrics, out.extra)
+
         rng = jax.random.fold_in(state.rng, state.step)
-
-        def objective(params: PyTree) -> tuple[jax.Array, LossOutput]:
-            out = self.loss(params, frozen, batch, rng=rng, step=state.step, extra=state.extra, train=True)
-            return out.loss, out
-
-        (_, out), grads = jax.value_and_grad(objective, has_aux=True)(state.params)
-        state, metrics = apply_gradients(state, grads, out.extra, tx, ema_decay)
-        return state, {"loss": out.loss, **out.metrics, **metrics}
+        grads, metrics, extra = update.gradients(objective, state.params, batch, rng, state.extra)
+        state, more = update.apply(state, grads, extra)
+        return state, {**metrics, **more}
 
     def eval_step(
         self, params: PyTree, frozen: Mapping[str, PyTree], batch: Batch, rng: jax.Array, step: jax.Array,
@@ -209,5 +213,5 @@ class Task(abc.ABC):
         return None
 
     def flops_per_batch(self, batch: Batch) -> float | None:
-        """Floating-point operations of one update, for utilisation; None when not known."""
+        """Floating-point operations of one update, for utilisation; None to count the products of the traced step."""
         return None

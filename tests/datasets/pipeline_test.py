@@ -96,14 +96,12 @@ def test_a_finite_source_never_starts_another_epoch(source, num_epochs, independ
     assert seen.sum() > num_epochs * EPISODES - 4  # What is left over does not fill a batch.
 
 
-def test_processes_read_disjoint_shares(source):
-    shares = [
-        {episode for batch in take(source(independent_share=0.5), 20, process_index=index, process_count=3)
-         for episode in origins(batch)[0].ravel()}
-        for index in range(3)
-    ]  # fmt: skip
-    assert [len(share) for share in shares] == [4, 4, 4]
-    assert len(set.union(*shares)) == EPISODES
+def test_the_rows_of_all_processes_together_are_the_batch_of_one(source):
+    data = source(independent_share=0.4, unlabelled_share=0.5, short_length=2)
+    shares = [take(data, 6, process_index=index, process_count=2) for index in range(2)]
+    for first, second, whole in zip(*shares, take(data, 6), strict=True):
+        assert len(first["frames"]) == len(second["frames"])
+        assert_same({key: np.concatenate([first[key], second[key]]) for key in first}, whole)
 
 
 def test_independent_rows_are_frames_of_different_episodes_and_as_many_as_asked(source):
@@ -222,7 +220,7 @@ def test_episodes_that_do_not_fit_are_named(source, settings, message):
         ),
         ({"config": "odd_tasks", "keys": {"task": ""}}, r"'relevant' must be a truth value .* is bool \[20, 2\]"),
         ({"config": "tasks", "keys": {"frames": ""}}, "no feature '' for the frames"),
-        ({"batch_size": 13, "num_epochs": 1}, "12 episodes: too few for one batch of 13"),
+        ({"batch_size": 13, "num_epochs": 1}, "12 episodes: too few for one batch of 13 rows in 1 epoch"),
         ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
         ({"batch_size": "16"}, r"batch_size must be a whole number, not '16' \(str\)"),
         ({"batch_size": 16.0}, r"batch_size must be a whole number, not 16.0 \(float\)"),

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from counting import counting_dataset_builder as counting
 
 from datasets.pipeline import TfdsData
 
@@ -75,3 +76,19 @@ def test_the_fingerprint_is_the_same_where_the_batches_are(source):
     assert json.loads(json.dumps(fingerprint)) == fingerprint
     assert fingerprint["name"] == "counting/even/1.0.0"
     assert fingerprint["num_episodes"] == 12
+
+
+def test_the_fingerprint_tells_other_contents_and_features_of_the_same_name_and_size(source, tmp_path, monkeypatch):
+    def rebuilt(place):
+        counting.Builder(config="even", data_dir=tmp_path / place).download_and_prepare(file_format="array_record")
+        return source(data_dir=str(tmp_path / place)).fingerprint()
+
+    fingerprint = source().fingerprint()
+    assert fingerprint["features"]["actions"] == "int32[None]"
+    assert rebuilt("same") == fingerprint
+    value = counting.value
+    monkeypatch.setattr(counting, "value", lambda episode, frame: value(episode, frame) + (episode == 7))
+    other = rebuilt("contents")
+    assert {key for key in other if other[key] != fingerprint[key]} == {"checksum"}
+    monkeypatch.setattr(counting, "REWARDS", np.float64)
+    assert rebuilt("features")["features"] == {**fingerprint["features"], "rewards": "float64[None]"}

@@ -15,7 +15,7 @@ from trainer import experiment
 from trainer.checkpoints import finished, read_params
 from trainer.writers import read_jsonl
 
-TRAIN = {"loss", "grad_norm", "update_skipped", "steps_per_s", "frames_per_s"}
+TRAIN = {"loss", "grad_norm", "update_skipped", "learning_rate", "steps_per_s", "frames_per_s", "utilization"}
 ROLLOUT = {
     "rollout/psnr_finest", "rollout/psnr_k4", "rollout/psnr_ceiling", "rollout/psnr_repeat_last", "rollout/psnr_k4_t1",
     "rollout/psnr_k4_t16", "rollout/psnr_k4_t32", "rollout/action_sensitivity", "rollout/clips",
@@ -55,7 +55,7 @@ FIGURES = {
     },
 }  # fmt: skip
 STEPS = {name: (5, 10, 15, 20) for name in RUNS} | {"imagination_rl-smoke": (2, 4)}
-TIMINGS = ("time", "train/steps_per_s", "train/frames_per_s")
+TIMINGS = ("time", "train/steps_per_s", "train/frames_per_s", "train/utilization")
 FIRST_TWO = ("--config=configs/dynamics.py:smoke",)
 
 

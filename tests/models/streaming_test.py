@@ -104,7 +104,8 @@ def test_independent_rows_see_no_other_frame(deep):
 
 def test_bfloat16_is_near_float32(shallow):
     x = normal(10, 1, 9, 3, 32)
-    half = Transformer(transformer_config(dtype="bfloat16"))
+    half = Transformer(transformer_config())
+    half.params = jax.tree.map(lambda x: x.astype(jnp.bfloat16), half.params)
     for out in (half(x.astype(jnp.bfloat16)), half.stream(x.astype(jnp.bfloat16), [1] * 9)):
         assert out.dtype == jnp.bfloat16
         assert np.sqrt(np.mean((out.astype(jnp.float32) - shallow(x)) ** 2)) < 0.03  # outputs have a size of about 1

@@ -24,7 +24,7 @@ from hand_made import (
 )
 
 from models.imagination import Rollout, roll_out
-from tasks.control import RealWorld, returns
+from tasks.control import RealWorld, WorldModelEyes, returns
 from trainer.errors import ConfigError
 
 EPISODES, STEPS = 6, 9
@@ -51,7 +51,7 @@ def watch(end, time_limit):
     """Episodes in which the rule acts by what it sees."""
     task = story_heads()
     model = task.world_model(knowing(), jnp.zeros(EPISODES, jnp.int32))
-    world = RealWorld(Counting(time_limit, end=end), task, task.frozen()["tokenizer"], model)
+    world = RealWorld(Counting(time_limit, end=end), WorldModelEyes(task, task.frozen()["tokenizer"], model))
     start = world.begin(jax.random.split(jax.random.key(0), EPISODES), jax.random.key(1))
     rollout = roll_out(world, start, by_rule, jax.random.key(2), STEPS, pictures=True)
     return rollout, returns(rollout)
@@ -101,7 +101,8 @@ def test_a_stream_from_an_environment_gives_the_features_of_the_recorded_clip():
 
     @jax.jit
     def stream(actions):
-        world = RealWorld(environment, task, tokenizer, task.world_model(params, jnp.ones(2, jnp.int32)))
+        eyes = WorldModelEyes(task, tokenizer, task.world_model(params, jnp.ones(2, jnp.int32)))
+        world = RealWorld(environment, eyes)
         replay = lambda state, moment, t, rng: {"move": actions[:, t + 1]}  # noqa: E731
         start = world.begin(jax.random.split(jax.random.key(0), 2), jax.random.key(1))
         return roll_out(world, start, replay, jax.random.key(2), frames - 1, pictures=True)

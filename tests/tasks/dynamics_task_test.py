@@ -9,7 +9,8 @@ from fakes import TOKENIZER, TRANSFORMER, FlatTokenizerTask, HandMadeDynamicsTas
 from fakes import upstream as finished
 
 from models.functional import init
-from tasks.dynamics import DynamicsTask, Rollout
+from tasks.dynamics import DynamicsTask
+from tasks.rollout import Rollout
 from tasks.tokenizer import TokenizerTask
 from trainer.errors import ConfigError
 

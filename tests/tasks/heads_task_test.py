@@ -31,6 +31,7 @@ from tasks.heads import HeadsTask
 from tasks.heads_evaluation import require_features
 from trainer.errors import ConfigError, DataError
 from trainer.state import TrainState
+from trainer.update import Update
 
 KEY = jax.random.key(0)
 
@@ -274,7 +275,7 @@ def test_heads_on_a_real_world_model_learn_and_every_part_of_it_with_them():
     start = task.warm_start(task.init_params(KEY, batch))
     tx, zero = optax.adam(1e-2), jnp.int32(0)
     state = TrainState(zero, start, tx.init(start), None, task.init_extra(start), KEY, zero)
-    step = jax.jit(lambda state, batch: task.train_step(state, task.frozen(), batch, tx))
+    step = jax.jit(lambda state, batch: task.train_step(state, task.frozen(), batch, Update(tx=tx)))
     losses = []
     for _ in range(50):
         state, metrics = step(state, batch)

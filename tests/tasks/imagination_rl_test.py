@@ -35,6 +35,7 @@ from tasks.control import returns
 from tasks.imagination_rl import ImaginationRLTask
 from trainer.errors import ConfigError, DataError
 from trainer.state import TrainState
+from trainer.update import Update
 
 KEY = jax.random.key(0)
 DISCOUNT, TRACE, ALPHA, BETA = 0.8, 0.6, 0.3, 0.4
@@ -209,7 +210,7 @@ def test_the_prior_is_the_clone_and_stays_it():
     np.testing.assert_array_equal(start["policy"]["table"], PARAMS_OF_HEADS["policy"]["table"])
     np.testing.assert_array_equal(start["value"]["table"], PARAMS["value"]["table"])
     state = TrainState(zero, start, tx.init(start), None, None, KEY, zero)
-    step = jax.jit(lambda state, frozen: task.train_step(state, frozen, batch, tx))
+    step = jax.jit(lambda state, frozen: task.train_step(state, frozen, batch, Update(tx=tx)))
     divergences = []
     for _ in range(3):
         state, metrics = step(state, task.frozen())
@@ -283,7 +284,7 @@ def trained(task, batch, steps=3):
     start = task.warm_start(task.init_params(KEY, batch))
     tx, zero = optax.adam(1e-2), jnp.int32(0)
     state = TrainState(zero, start, tx.init(start), None, None, KEY, zero)
-    step = jax.jit(lambda state, frozen, batch: task.train_step(state, frozen, batch, tx))
+    step = jax.jit(lambda state, frozen, batch: task.train_step(state, frozen, batch, Update(tx=tx)))
     for _ in range(steps):
         state, metrics = step(state, task.frozen(), batch)
     assert int(state.skipped) == 0
@@ -447,7 +448,7 @@ def test_in_a_perfect_imagination_the_policy_becomes_nearly_optimal():
     @functools.partial(jax.jit, static_argnums=1)
     def train(state, updates):
         def update(state, _):
-            state, metrics = task.train_step(state, frozen, batch, tx)
+            state, metrics = task.train_step(state, frozen, batch, Update(tx=tx))
             return state, metrics
 
         return jax.lax.scan(update, state, length=updates)

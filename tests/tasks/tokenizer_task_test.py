@@ -10,6 +10,7 @@ from fakes import TOKENIZER, ErringTokenizerTask, generic, shapes, tile
 from tasks.tokenizer import TokenizerTask
 from trainer.errors import ConfigError
 from trainer.state import TrainState
+from trainer.update import Update
 
 
 def random_batch(rows=2, frames=3, size=8, low=0, high=256, seed=0):
@@ -141,7 +142,7 @@ def test_one_batch_can_be_learned_by_heart():
     params = task.init_params(jax.random.key(0), batch)
     zero = jnp.int32(0)
     state = TrainState(zero, params, tx.init(params), None, task.init_extra(params), jax.random.key(1), zero)
-    step = jax.jit(lambda state: task.train_step(state, {}, batch, tx))
+    step = jax.jit(lambda state: task.train_step(state, {}, batch, Update(tx=tx)))
     mse = mse_function(task)
     before = mse(params, batch, 0, False)
     for _ in range(60):

@@ -1,15 +1,31 @@
 import dataclasses
+import gzip
+import json
 import logging
 import threading
 
+import jax
+import jax.numpy as jnp
+import optax
 import pytest
-from toy import Counter, make_trainer
+from toy import Counter, Regression, StopAt, make_trainer
 
-from trainer.callbacks import Callback, EarlyStopping, NonFiniteGuard, Progress, Summary, TimeLimit
+from trainer import plugins
+from trainer.callbacks import (
+    Callback,
+    EarlyStopping,
+    LearningRateMonitor,
+    NonFiniteGuard,
+    Profiler,
+    Progress,
+    Report,
+    Summary,
+    TimeLimit,
+)
 from trainer.checkpoints import finished
 from trainer.errors import ConfigError, TrainingError
 from trainer.task import Evaluation, Evaluator
-from trainer.writers import Writer
+from trainer.writers import Writer, read_jsonl
 
 
 class Figures(Evaluator):
@@ -55,6 +71,7 @@ def test_the_guard_counts_over_a_restart(tmp_path):
         ("min", [5, 4, 4.5, 3, 3, 3, 3, 3], 6),
         ("max", [1, 2, 1, float("nan"), 9, 9, 9, 9], 4),
         ("min", [8, 7, 6, 5, 4, 3, 2, 1], 8),
+        ("max", [1, float("inf"), 2, float("-inf"), 3, 3, 3, 3], 7),
     ],
 )
 def test_early_stopping_counts_evaluations_without_improvement(tmp_path, mode, figures, expected):
@@ -97,24 +114,53 @@ def test_the_time_limit_stops_resumably(tmp_path):
     assert not finished(tmp_path).complete
 
 
-def test_progress_and_summary_say_what_a_person_wants_to_know(tmp_path, capsys):
-    texts = {}
+def test_every_process_has_the_whole_time_limit(tmp_path):
+    assert fit(tmp_path, [TimeLimit(seconds=0.0)]).step == 1
+    assert fit(tmp_path, [TimeLimit(seconds=0.0)]).step == 2
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TimeLimit(seconds=-1), "seconds=-1"),
+        (lambda: TimeLimit(seconds=float("nan")), "seconds=nan"),
+        (lambda: EarlyStopping(metric=""), "metric is empty"),
+        (lambda: EarlyStopping(metric="a", min_delta=-1), "min_delta=-1"),
+        (lambda: NonFiniteGuard(windows=0), "windows=0"),
+        (lambda: NonFiniteGuard(max_skipped=1), "max_skipped=1"),
+        (lambda: Summary(max_lines=0), "max_lines=0"),
+        (lambda: Report(interval=-1), "interval=-1"),
+        (lambda: Progress(refresh=-1), "refresh=-1"),
+        (lambda: Profiler(start=-1), "start=-1"),
+        (lambda: Profiler(steps=0), "steps=0"),
+    ],
+)
+def test_arguments_that_make_no_sense_are_refused(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_the_summary_shows_parameters_and_writes_them_once(tmp_path, capsys):
+    texts = []
 
     class Texts(Writer):
         def write_texts(self, step, given):
-            texts.update(given)
+            texts.append((step, given))
 
-    fit(tmp_path, [Progress(interval=0.0), Summary()], evaluators={"f": Figures(range(12))}, writers=[Texts()])
+    class Odd(Regression):
+        def init_params(self, rng, batch):
+            return {**super().init_params(rng, batch), "\x1b[31mred": jnp.zeros(2)}
+
+    fit(tmp_path, [Summary()], task=Odd(), steps=1, writers=[Texts()])
     shown = capsys.readouterr().err
-    assert "12 steps" in shown
-    assert "ETA" in shown
-    assert "frames/s" in shown
-    assert "figure 10" in shown
     assert "layer/w" in shown
-    assert "Total: 12" in shown
-    assert "layer/w" in texts["parameters"]
-    fit(tmp_path, [Progress()], steps=13, evaluators={"f": Figures(range(13))})
-    assert "continues at step 12" in capsys.readouterr().err
+    assert "Total: 14" in shown
+    assert "\x1b" not in shown
+    fit(tmp_path, [Summary()], task=Odd(), steps=2, writers=[Texts()])
+    assert "layer/w" in capsys.readouterr().err
+    [(step, written)] = texts
+    assert step == 0
+    assert "layer/w" in written["parameters"]
 
 
 def test_fit_works_in_another_thread(tmp_path):
@@ -135,11 +181,189 @@ def test_log_callbacks_may_add_to_the_line(tmp_path):
     assert '"train/extra": 5.0' in (tmp_path / "metrics.jsonl").read_text()
 
 
-def test_two_callbacks_of_a_kind_keep_their_own_state(tmp_path, caplog):
+def stoppers(*metrics):
+    return {f"stop_{metric}": EarlyStopping(metric=metric, patience=9) for metric in metrics}
+
+
+def test_callbacks_keep_their_state_by_name(tmp_path, caplog):
     caplog.set_level(logging.ERROR)
     evaluators = {"f": Figures([1, 2, 3, 4])}
-    callbacks = [EarlyStopping(metric="figure", patience=9), EarlyStopping(metric="other", patience=9)]
-    fit(tmp_path, callbacks, evaluators=evaluators, steps=3)
-    again = [EarlyStopping(metric="figure", patience=9), EarlyStopping(metric="other", patience=9)]
+    fit(tmp_path, stoppers("figure", "other"), evaluators=evaluators, steps=3)
+    again = stoppers("new", "other", "figure")
     fit(tmp_path, again, evaluators=evaluators, steps=3)
-    assert [c.state() for c in again] == [{"best": 1, "waited": 2}, {"best": None, "waited": 0}]
+    assert again["stop_figure"].state() == {"best": 1, "waited": 2}
+    assert again["stop_other"].state() == again["stop_new"].state() == {"best": None, "waited": 0}
+
+
+def test_callbacks_without_names_keep_their_state_by_number_and_may_get_names(tmp_path, caplog):
+    caplog.set_level(logging.ERROR)
+    evaluators = {"f": Figures([1, 2, 3, 4])}
+    fit(tmp_path, list(stoppers("figure", "other").values()), evaluators=evaluators, steps=3)
+    for again in (list(stoppers("figure", "other").values()), stoppers("figure", "other")):
+        fit(tmp_path, again, evaluators=evaluators, steps=3)
+        states = [c.state() for c in (again.values() if isinstance(again, dict) else again)]
+        assert states == [{"best": 1, "waited": 2}, {"best": None, "waited": 0}]
+
+
+def test_a_name_that_now_stands_for_another_callback_starts_afresh(tmp_path):
+    fit(tmp_path, {"one": EarlyStopping(metric="figure")}, evaluators={"f": Figures([1, 2])}, steps=2)
+    fit(tmp_path, {"one": NonFiniteGuard()}, evaluators={"f": Figures([1, 2])}, steps=2)
+
+
+@dataclasses.dataclass(kw_only=True)
+class Broken(Callback):
+    where: str
+
+    def on_log(self, run, scalars):
+        self._fail("on_log")
+
+    def on_exception(self, run, error):
+        self._fail("on_exception")
+
+    def load_state(self, state):
+        self._fail("load_state")
+
+    def _fail(self, hook):
+        if hook in self.where:
+            raise RuntimeError(f"boom in {hook}")
+
+
+def test_an_exception_names_the_callback_as_the_config_does(tmp_path):
+    with pytest.raises(RuntimeError, match="boom") as caught:
+        fit(tmp_path, {"mine": Broken(where="on_log")})
+    assert caught.value.__notes__ == ["raised in Broken.on_log (callbacks.mine)"]
+    fit(tmp_path, {"mine": Broken(where="")}, steps=2)
+    with pytest.raises(RuntimeError, match="boom") as caught:
+        fit(tmp_path, {"mine": Broken(where="load_state")}, steps=2)
+    assert caught.value.__notes__ == ["raised in Broken.load_state (callbacks.mine)"]
+
+
+def test_an_exception_on_the_way_out_hides_nothing(tmp_path, caplog):
+    seen = []
+
+    @dataclasses.dataclass(kw_only=True)
+    class Witness(Callback):
+        def on_exception(self, run, error):
+            seen.append(str(error))
+
+    with pytest.raises(RuntimeError, match="boom in on_log"):
+        fit(tmp_path, {"bad": Broken(where="on_log on_exception"), "last": Witness(order=9)})
+    assert seen == ["boom in on_log"]
+    assert "boom in on_exception" in caplog.text
+    assert "callbacks.bad" in caplog.text
+
+
+def test_the_guard_of_a_task_that_counts_nothing_does_not_say_what_it_cannot_know(tmp_path):
+    class Careless(Regression):
+        def train_step(self, state, frozen, batch, update):
+            return state._replace(step=state.step + 1), {"loss": jnp.log(-1.0)}
+
+    with pytest.raises(TrainingError, match="the loss since the last log line was not finite") as caught:
+        fit(tmp_path, [NonFiniteGuard(windows=2)], task=Careless())
+    assert "applied" not in str(caught.value)
+
+
+def schedule(step):
+    return 0.1 / (1 + step)
+
+
+@dataclasses.dataclass(kw_only=True)
+class OptimizersOwn(Callback):
+    """Logs the rate that the optimiser used for the last update it keeps."""
+
+    def on_log(self, run, scalars):
+        scalars["train/own"] = float(run.state.opt_state.hyperparams["learning_rate"])
+
+
+def test_the_learning_rate_is_that_of_the_last_applied_update(tmp_path):
+    def callbacks():
+        return [LearningRateMonitor(schedule=schedule), OptimizersOwn()]
+
+    settings = dict(optimizer=optax.inject_hyperparams(optax.sgd)(learning_rate=schedule), log_every=1)
+    data = Counter(poison=[1, 3, 4])
+    fit(tmp_path, [*callbacks(), StopAt(step=5)], data=data, **settings)
+    fit(tmp_path, callbacks(), data=data, **{**settings, "steps": 8})
+    lines = read_jsonl(tmp_path / "metrics.jsonl")
+    assert [line["step"] for line in lines] == list(range(1, 9))
+    assert "train/learning_rate" not in lines[0]
+    rates = [line["train/learning_rate"] for line in lines[1:]]
+    assert rates == pytest.approx([0.1 / (1 + done) for done in (0, 0, 0, 1, 2, 3, 4)])
+    assert rates == pytest.approx([line["train/own"] for line in lines[1:]])
+
+
+def test_a_config_gets_the_learning_rate_monitor_by_name():
+    built = plugins.build({"target": "learning_rate_monitor"}, "callbacks", schedule=schedule)
+    assert built.schedule is schedule
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_the_gradient_norm_is_the_one_before_clipping(tmp_path, accumulate):
+    norms = {}
+    for clip in (1e-3, 1e3):
+        optimizer = optax.chain(optax.clip_by_global_norm(clip), optax.sgd(0.1))
+        result = fit(tmp_path / str(clip), [], steps=1, optimizer=optimizer, accumulate=accumulate)
+        norms[clip] = result.metrics["train/grad_norm"]
+    assert norms[1e-3] == norms[1e3] > 1e-2
+
+
+def traced_steps(workdir):
+    """The steps that each trace holds, by its time."""
+    traces = sorted((workdir / "profile").rglob("*.trace.json.gz"))
+    assert len(traces) == len(list((workdir / "profile").rglob("*.xplane.pb")))
+    found = []
+    for path in traces:
+        events = json.loads(gzip.decompress(path.read_bytes()))["traceEvents"]
+        found.append(sorted(int(e["args"]["step_num"]) for e in events if e.get("name") == "train"))
+        assert len(events) > 10 * len(found[-1])  # and what happened in them
+    return found
+
+
+def test_the_profiler_traces_its_steps(tmp_path, capsys):
+    fit(tmp_path, [Profiler(start=4, steps=3)], steps=8)
+    assert traced_steps(tmp_path) == [[4, 5, 6]]
+    assert f"profile of steps 4 to 6: {tmp_path / 'profile'}" in capsys.readouterr().err
+
+
+@dataclasses.dataclass(kw_only=True)
+class Asks(Callback):
+    step: int
+
+    def on_step_end(self, run, metrics):
+        if run.step == self.step:
+            (run.workdir / "PROFILE").touch()
+
+
+def test_the_profiler_takes_requests_at_log_lines(tmp_path):
+    fit(tmp_path, [Profiler(steps=2), Asks(step=4)], steps=12, log_every=3)
+    assert traced_steps(tmp_path) == [[7, 8]]
+    assert not (tmp_path / "PROFILE").exists()
+
+
+@pytest.mark.parametrize("resumable", [True, False])
+def test_a_trace_is_closed_by_a_stop_and_not_taken_again(tmp_path, resumable):
+    fit(tmp_path, [Profiler(start=2, steps=9), StopAt(step=3, resumable=resumable)], steps=5)
+    assert traced_steps(tmp_path) == [[2, 3]]
+    fit(tmp_path, [Profiler(start=2, steps=9)], steps=5)
+    assert traced_steps(tmp_path) == [[2, 3]]
+
+
+def test_a_trace_is_closed_by_an_exception(tmp_path):
+    @dataclasses.dataclass(kw_only=True)
+    class Fails(Callback):
+        def on_step_start(self, run):
+            if run.step == 3:
+                raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fit(tmp_path, [Profiler(start=2, steps=9), Fails()], steps=5)
+    assert traced_steps(tmp_path)[0][:2] == [2, 3]
+
+
+def test_a_profile_that_cannot_be_taken_ends_no_run(tmp_path, caplog):
+    jax.profiler.start_trace(str(tmp_path / "other"))
+    try:
+        assert fit(tmp_path / "run", [Profiler(start=1)], steps=3).step == 3
+    finally:
+        jax.profiler.stop_trace()
+    assert "Profiler: " in caplog.text
+    assert list((tmp_path / "other").rglob("*.xplane.pb"))

@@ -1,14 +1,19 @@
+import json
 import logging
+import os
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toy import Counter, Regression, StopAt, bits, make_trainer
+from toy import Counter, Regression, StopAt, bits, lines, make_trainer
 
-from trainer.checkpoints import Checkpoints, finished, read_params
+from trainer.checkpoints import Best, Checkpoints, best_step, find_step, finished, read_params
 from trainer.errors import CheckpointError, DataError
 from trainer.sharding import make_mesh, replicated
 from trainer.state import TrainState
@@ -191,6 +196,136 @@ def test_only_the_newest_are_kept(trained, tmp_path):
     make_trainer(tmp_path, steps=6, checkpoint_every=1, keep_checkpoints=2).fit()
     assert Checkpoints(tmp_path).steps() == [5, 6]
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["5", "6"]
+
+
+def test_multiples_of_keep_every_are_kept_besides_the_newest(tmp_path):
+    make_trainer(tmp_path, steps=9, checkpoint_every=1, keep_checkpoints=2, keep_every=3).fit()
+    assert Checkpoints(tmp_path).steps() == [3, 6, 8, 9]
+
+
+def save_all(folder, figures, **settings):
+    """Saves a checkpoint for each (step, figure), as a new process each time, and returns those left."""
+    for step, figure in figures:
+        checkpoints = Checkpoints(folder, **settings)
+        measured = {} if figure is None else {"eval/loss": figure}
+        checkpoints.save(step, a_state({"w": jnp.ones(1)}), {}, {"measured": measured})
+        checkpoints.close()
+    return Checkpoints(folder).steps()
+
+
+def test_the_best_are_kept_whoever_saved_them(tmp_path):
+    figures = [(1, 5.0), (2, 1.0), (3, 3.0), (4, float("nan")), (5, 2.0), (6, None), (7, 4.0)]
+    low, high = Best("eval/loss", "min", 2), Best("eval/loss", "max", 1)
+    assert save_all(tmp_path / "low", figures, keep=1, best=low) == [2, 5, 7]
+    assert best_step(tmp_path / "low", low) == 2
+    assert save_all(tmp_path / "high", figures, keep=1, best=high) == [1, 7]
+    assert best_step(tmp_path / "high", high) == 1
+    assert save_all(tmp_path / "both", figures, keep=2, keep_every=3, best=low) == [2, 3, 5, 6, 7]
+    assert save_all(tmp_path / "none", figures, keep=1, best=Best("eval/loss", "min", 0)) == [7]
+    assert best_step(tmp_path / "none", Best("eval/other", "min", 1)) is None
+
+
+def test_what_is_among_the_best_is_known_before_it_is_saved(tmp_path):
+    best, figures = Best("loss", "min", 2), np.random.default_rng(0).permutation(12).tolist()
+    checkpoints = Checkpoints(tmp_path, keep=1, best=best)
+    for step, figure in enumerate(figures):
+        among_the_best = figure < sorted([*figures[:step], 99, 99])[1]
+        assert checkpoints.is_best({"loss": figure}) == among_the_best
+        checkpoints.save(step, a_state({"w": jnp.ones(1)}), {}, {"measured": {"loss": figure}})
+    checkpoints.close()
+    assert checkpoints.steps() == sorted({figures.index(0), figures.index(1), 11})
+    for same in (checkpoints, Checkpoints(tmp_path, best=best)):
+        assert not same.is_best({"loss": 1})  # no better than one that is kept
+        assert same.is_best({"loss": 0.5})
+        assert not same.is_best({"loss": float("nan")})
+        assert not same.is_best({"other": 0.0})
+    assert not Checkpoints(tmp_path).is_best({"loss": -1})
+
+
+def test_a_run_saves_at_once_what_is_best_and_finds_it_later(tmp_path):
+    best = Best("eval/loss", "min", 1)
+    settings = dict(eval_every=3, checkpoint_every=100, keep_checkpoints=1, best=best, optimizer=optax.adam(3.0))
+    make_trainer(tmp_path, **settings).fit()
+    losses = {
+        step: dict(line)["eval/loss"] for line in lines(tmp_path) for _, step in line[:1] if "eval/loss" in dict(line)
+    }
+    step = min(losses, key=losses.get)
+    assert step < 25
+    assert Checkpoints(tmp_path).steps() == [step, 25]
+    assert best_step(tmp_path, best) == find_step(tmp_path, "best", best) == step
+    assert make_trainer(tmp_path, **settings).evaluate(step)["eval/loss"] == losses[step]
+
+
+def test_a_given_step_is_restored_and_no_other(run):
+    target = make_trainer(run).program.state
+    assert Checkpoints(run).restore(target, step=4).meta["step"] == 4
+    with pytest.raises(CheckpointError, match=r"no checkpoint of step 5.*\[2, 4, 6\]"):
+        Checkpoints(run).restore(target, step=5)
+    files_of(run, 4)[0].unlink()
+    with pytest.raises(CheckpointError, match=r"checkpoints/4 cannot be read"):
+        Checkpoints(run).restore(target, step=4)
+
+
+LIMITED = """
+import json, resource, sys
+import jax, jax.numpy as jnp
+from pathlib import Path
+from checkpoints_test import a_state, target_of
+from toy import bits
+from trainer.checkpoints import Checkpoints
+from trainer.errors import CheckpointError
+
+folder = Path(sys.argv[1])
+checkpoints = Checkpoints(folder, keep=1)
+state = a_state({"small": jnp.ones(3), "w": jax.random.normal(jax.random.key(0), (400, 400))})
+checkpoints.save(1, state, {}, {})
+checkpoints.wait()
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, resource.RLIM_INFINITY))
+messages = []
+for step in (2, 3):
+    try:
+        checkpoints.save(step, state, {}, {})
+        checkpoints.wait()
+    except CheckpointError as error:
+        messages.append(str(error))
+left = sorted(path.name for path in (folder / "checkpoints").iterdir())
+assert bits(Checkpoints(folder).restore(target_of(state)).state) == bits(state)
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+checkpoints.save(4, state, {}, {})
+checkpoints.close()
+print(json.dumps([messages, left, checkpoints.steps()]))
+"""
+
+
+def test_a_save_for_which_there_is_no_room_leaves_all_as_it_was(tmp_path):
+    here = Path(__file__).parent
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])}
+    command = [sys.executable, "-c", LIMITED, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert "orbax" not in done.stderr
+    messages, left, steps = json.loads(done.stdout.splitlines()[-1])
+    assert [message.partition(" in /")[0] for message in messages] == [
+        "The checkpoint of step 2 could not be saved",
+        "The checkpoint of step 3 could not be saved",
+    ]
+    assert all("File too large" in message for message in messages)
+    assert all(message.endswith(". The newest good one: that of step 1.") for message in messages)
+    assert [name for name in left if not name.startswith("tmp-")] == ["1"]
+    assert steps == [4]
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+
+
+def test_a_kill_while_a_checkpoint_is_replaced_loses_none(run, trained):
+    folder = run / "checkpoints"
+    shutil.copytree(folder / "6", folder / "tmp-6")
+    (folder / "6").rename(folder / "old-6")
+    target = make_trainer(run).program.state
+    assert Checkpoints(run).steps() == [2, 4, 6]
+    assert finished(run).step == read_params(run).step == Checkpoints(run).restore(target).meta["step"] == 6
+    make_trainer(run, steps=7, keep_checkpoints=2).fit()
+    assert sorted(path.name for path in folder.iterdir()) == ["6", "7"]
+    assert read_params(run, step=6).step == 6
 
 
 def test_what_a_killed_save_left_is_no_checkpoint_and_goes_away(run):

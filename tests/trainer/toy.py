@@ -106,6 +106,39 @@ class StopAt(Callback):
             run.request_stop("test", self.resumable)
 
 
+@dataclasses.dataclass(kw_only=True)
+class Recorder(Callback):
+    name: str = ""
+    events: list = dataclasses.field(default_factory=list)
+
+    def _record(self, event, run):
+        self.events.append((self.name + event, run.step))
+
+    def on_fit_start(self, run):
+        self._record("fit_start", run)
+
+    def on_step_start(self, run):
+        self._record("step_start", run)
+
+    def on_step_end(self, run, metrics):
+        self._record("step_end", run)
+
+    def on_log(self, run, scalars):
+        self._record("log", run)
+
+    def on_eval(self, run, scalars):
+        self._record("eval", run)
+
+    def on_checkpoint(self, run, step):
+        self._record("checkpoint", run)
+
+    def on_exception(self, run, error):
+        self._record("exception", run)
+
+    def on_fit_end(self, run):
+        self._record("fit_end", run)
+
+
 def make_trainer(workdir, **changes) -> Trainer:
     values = dict(
         task=Regression(), data=Counter(long_every=4), eval_data=Counter(version=2), workdir=Path(workdir), steps=25,
@@ -118,7 +151,7 @@ def make_trainer(workdir, **changes) -> Trainer:
 def lines(workdir):
     """The metrics file without its timings."""
     text = (Path(workdir) / "metrics.jsonl").read_text(encoding="utf-8")
-    timings = ("time", "train/steps_per_s", "train/frames_per_s")
+    timings = ("time", "train/steps_per_s", "train/frames_per_s", "train/utilization")
     return [[(k, v) for k, v in json.loads(line).items() if k not in timings] for line in text.splitlines()]
 
 

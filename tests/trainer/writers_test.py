@@ -70,7 +70,24 @@ def test_a_line_torn_before_the_restored_step_does_not_swallow_the_next(tmp_path
 
 
 @pytest.mark.parametrize(
-    "name", ["../../escape", "/etc/passwd", "..", ".hidden", "a\\b:c*?", "x" * 300, "über/größe", "", "a\0b", "con\n"]
+    "name",
+    [
+        "../../escape",
+        "/etc/passwd",
+        "..",
+        ".hidden",
+        "a\\b:c*?",
+        "x" * 300,
+        "über/größe",
+        "",
+        "a\0b",
+        "con\n",
+        "half\udcff",
+        "\udcff" * 200,
+        "<script>",
+        "\u202e\u2028",
+        "📷" * 80,
+    ],
 )
 def test_media_files_stay_in_their_folder(tmp_path, name):
     folder = tmp_path / "deep" / "media"
@@ -78,6 +95,54 @@ def test_media_files_stay_in_their_folder(tmp_path, name):
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(written) == 2
     assert all(path.parent == folder and not path.name.startswith(".") for path in written)
+
+
+HOSTILE = [
+    "../../x", "/etc/passwd", "<script>alert(1)</script>", "a\0b", "two\nlines", "\x1b[31mred\x1b[2J", "\x9b2J",
+    "\u202ebidi", "line\u2028separator\x85", "half\udcff", "x" * 5000, '"quoted", with = and \\', "",
+]  # fmt: skip
+
+
+def test_jsonl_holds_any_name(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    writer = JsonlWriter(path)
+    writer.write_scalars(1, dict.fromkeys(HOSTILE, 0.5))
+    writer.write_scalars(2, dict.fromkeys(HOSTILE, 1.5))
+    writer.resume(1)
+    writer.write_scalars(2, dict.fromkeys(HOSTILE, 2.5))
+    writer.close()
+    assert [set(line) - {"step"} for line in read_jsonl(path)] == [set(HOSTILE)] * 2
+    assert [line["two\nlines"] for line in read_jsonl(path)] == [0.5, 2.5]
+
+
+def test_nothing_that_a_terminal_acts_on_reaches_it(capsys):
+    writer = ConsoleWriter()
+    writer.write_scalars(1, dict.fromkeys(HOSTILE, 0.5))
+    writer.write_texts(1, {name: f"\x1b]0;title\x07{name}" for name in HOSTILE})
+    shown = capsys.readouterr().err
+    assert all(character.isprintable() or character == "\n" for character in shown)
+    assert len(shown.splitlines()) == 1 + len(HOSTILE)
+    assert r"\x1b[31mred\x1b[2J 0.5" in shown
+    assert "<script>" in shown
+
+
+def test_tensorboard_holds_any_name_and_writes_nowhere_else(tmp_path):
+    writer = TensorBoardWriter(tmp_path / "deep" / "run")
+    writer.write_scalars(1, dict.fromkeys(HOSTILE, 0.5))
+    writer.write_images(1, dict.fromkeys(HOSTILE, IMAGE))
+    writer.write_texts(1, {name: name for name in HOSTILE})
+    writer.close()
+    values = [v for e in events(tmp_path / "deep" / "run") for v in e.summary.value]
+    assert len([v for v in values if v.HasField("simple_value")]) == len(HOSTILE)
+    assert len([v for v in values if v.HasField("image")]) == len(HOSTILE)
+    assert len([v for v in values if v.tensor.string_val]) == len(HOSTILE)
+    assert [path.parent for path in tmp_path.rglob("*") if path.is_file()] == [tmp_path / "deep" / "run"]
+
+
+@pytest.mark.parametrize("name", ["step", "time"])
+def test_a_scalar_may_not_take_the_name_of_the_step_or_the_time(name):
+    with pytest.raises(ValueError, match=f"no scalar may be called {name}"):
+        MultiWriter([ConsoleWriter()]).write_scalars(1, {name: 1.0})
 
 
 def test_media_names_never_collide_and_the_newest_has_a_stable_name(tmp_path):

@@ -2,7 +2,9 @@
 
 from trainer.callbacks.base import Callback, Callbacks, Run
 from trainer.callbacks.early_stopping import EarlyStopping
+from trainer.callbacks.learning_rate import LearningRateMonitor
 from trainer.callbacks.non_finite_guard import NonFiniteGuard
+from trainer.callbacks.profiler import Profiler
 from trainer.callbacks.progress import Progress
 from trainer.callbacks.report import Report
 from trainer.callbacks.summary import Summary
@@ -12,7 +14,9 @@ __all__ = [
     "Callback",
     "Callbacks",
     "EarlyStopping",
+    "LearningRateMonitor",
     "NonFiniteGuard",
+    "Profiler",
     "Progress",
     "Report",
     "Run",

@@ -1,15 +1,19 @@
 """`Callback`: what may be hung into the loop, and `Run`, what it sees of the run."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from trainer.metrics import StepMetrics
+from trainer.metrics import Clock, StepMetrics
 from trainer.state import PyTree, TrainState
 from trainer.stopping import StopFlag, StopReason
 from trainer.task import Comparison, Task
 from trainer.writers import MultiWriter
+
+_log = logging.getLogger(__name__)
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -29,6 +33,7 @@ class Run:
       comparisons: the evaluators' figures and what they are to be judged by.
       saved: the step of the newest checkpoint that was handed to the disk, or None.
       first_step_s: seconds from the first step's start until its update was dispatched, mostly compilation.
+      clock: training time; what takes long and is no training belongs into `with run.clock.paused():`.
     """
 
     workdir: Path
@@ -43,6 +48,7 @@ class Run:
     comparisons: Sequence[Comparison] = ()
     saved: int | None = None
     first_step_s: float | None = None
+    clock: Clock = dataclasses.field(default_factory=Clock, repr=False)
     flag: StopFlag = dataclasses.field(default_factory=StopFlag, repr=False)
 
     @property
@@ -72,13 +78,16 @@ class Callback:
 
     `on_fit_start` comes before the first step, when everything was restored. `on_fit_end` comes after the last one,
     when all checkpoints are on the disk; `on_exception` comes instead of it when anything raised. Callbacks are
-    called by rising `order`, equal ones as they were given. An exception in a hook ends the run and names the callback.
+    called by rising `order`, equal ones as they were given. An exception in a hook ends the run and names the callback;
+    one in `on_exception` is only reported, so that it hides neither the first one nor the other callbacks.
 
     Attributes:
       order: callbacks with a lower one are called first.
+      everywhere: of several processes that train together, whether each calls it or the first alone.
     """
 
     order: int = 0
+    everywhere: ClassVar[bool] = True
     _hooks: ClassVar[tuple[str, ...]] = (
         "on_fit_start", "on_step_start", "on_step_end", "on_log", "on_eval", "on_checkpoint", "on_exception",
         "on_fit_end",
@@ -117,36 +126,64 @@ class Callback:
 
 
 class Callbacks:
-    """Calls several callbacks in their order."""
+    """Calls several callbacks in their order.
 
-    def __init__(self, callbacks: Sequence[Callback]) -> None:
-        self._callbacks = sorted(callbacks, key=lambda callback: callback.order)
+    Args:
+      callbacks: by name, as in a config; without names they are told apart by class and number.
+    """
+
+    def __init__(self, callbacks: Mapping[str, Callback] | Sequence[Callback]) -> None:
+        named = callbacks.items() if isinstance(callbacks, Mapping) else [("", callback) for callback in callbacks]
+        self._callbacks = sorted(named, key=lambda entry: entry[1].order)
         # Only hooks that are overridden cost time in the loop.
         self._by_hook = {
-            hook: [c for c in self._callbacks if getattr(type(c), hook) is not getattr(Callback, hook)]
+            hook: [(n, c) for n, c in self._callbacks if getattr(type(c), hook) is not getattr(Callback, hook)]
             for hook in Callback._hooks
         }
 
     def call(self, hook: str, *args: Any) -> None:
         """Calls `hook` on each callback; an exception gets a note with the callback's name."""
-        for callback in self._by_hook[hook]:
+        for name, callback in self._by_hook[hook]:
             try:
-                getattr(callback, hook)(*args)
-            except BaseException as error:
-                error.add_note(f"raised in {type(callback).__name__}.{hook}")
-                raise
+                with _noted(name, callback, hook):
+                    getattr(callback, hook)(*args)
+            except Exception as error:
+                if hook != "on_exception":
+                    raise
+                _log.error("%r, %s", error, " ".join(error.__notes__))
 
     def state(self) -> dict[str, Any]:
-        """The states of all callbacks, by name."""
-        return {name: callback.state() for name, callback in self._named()}
+        """The states of all callbacks, by class and name."""
+        states = {}
+        for (name, callback), (key, _) in zip(self._callbacks, self._keys(), strict=True):
+            with _noted(name, callback, "state"):
+                states[key] = callback.state()
+        return states
 
     def load_state(self, states: Mapping[str, Any]) -> None:
         """Hands each callback its state; one that is new to the run starts afresh."""
-        for name, callback in self._named():
-            if name in states:
-                callback.load_state(states[name])
+        for (name, callback), (key, number) in zip(self._callbacks, self._keys(), strict=True):
+            stored = states.get(key, states.get(number))  # a run may have begun without names
+            if stored is not None:
+                with _noted(name, callback, "load_state"):
+                    callback.load_state(stored)
 
-    def _named(self) -> list[tuple[str, Callback]]:
-        names = [type(callback).__name__ for callback in self._callbacks]
-        numbered = [f"{name}#{names[:i].count(name)}" for i, name in enumerate(names)]
-        return list(zip(numbered, self._callbacks, strict=True))
+    def _keys(self) -> list[tuple[str, str]]:
+        """Of each callback the key of its state, and the one that it has without a name."""
+        classes = [type(callback).__name__ for _, callback in self._callbacks]
+        numbers = [f"{class_name}#{classes[:i].count(class_name)}" for i, class_name in enumerate(classes)]
+        keys = [
+            f"{class_name}:{name}" if name else number
+            for (name, _), class_name, number in zip(self._callbacks, classes, numbers, strict=True)
+        ]
+        return list(zip(keys, numbers, strict=True))
+
+
+@contextlib.contextmanager
+def _noted(name: str, callback: Callback, method: str) -> Iterator[None]:
+    try:
+        yield
+    except BaseException as error:
+        where = f" (callbacks.{name})" if name else ""
+        error.add_note(f"raised in {type(callback).__name__}.{method}{where}")
+        raise

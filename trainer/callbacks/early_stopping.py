@@ -18,7 +18,7 @@ class EarlyStopping(Callback):
       metric: a name from the evaluations, such as `eval/loss`.
       patience: evaluations without improvement until the stop.
       mode: whether lower ("min") or higher ("max") is better.
-      min_delta: what counts as an improvement.
+      min_delta: an improvement is at least by this much.
     """
 
     metric: str
@@ -27,20 +27,28 @@ class EarlyStopping(Callback):
     min_delta: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.mode not in ("min", "max") or self.patience < 1:
+        if not self.metric:
+            raise ConfigError("EarlyStopping: metric is empty; give a name from the evaluations, such as eval/loss.")
+        if self.mode not in ("min", "max") or self.patience < 1 or not self.min_delta >= 0:
             raise ConfigError(
-                f"EarlyStopping: mode={self.mode!r} must be 'min' or 'max', patience={self.patience} at least 1."
+                f"EarlyStopping: mode={self.mode!r} must be 'min' or 'max', patience={self.patience} at least 1, "
+                f"min_delta={self.min_delta} not negative."
             )
         self._best: float | None = None
         self._waited = 0
+        self._warned = False
 
     def on_eval(self, run: Run, scalars: dict[str, float]) -> None:
-        """Compares with the best so far; a value that is not a number is no improvement."""
+        """Compares with the best so far; a value that is not finite is no improvement."""
         if self.metric not in scalars:
+            known = {**run.scalars, **scalars}
+            if self.metric not in known and not self._warned:  # said at once, as a misspelt one will never come
+                self._warned = True
+                self._warn("so far, no evaluation has given", known)
             return
         value, sign = scalars[self.metric], 1 if self.mode == "min" else -1
         best = math.inf if self._best is None else sign * self._best
-        if sign * value < best - self.min_delta:
+        if math.isfinite(value) and sign * value < best - self.min_delta:
             self._best, self._waited = value, 0
             return
         self._waited += 1
@@ -50,9 +58,12 @@ class EarlyStopping(Callback):
 
     def on_fit_end(self, run: Run) -> None:
         """Says so when the metric never came."""
-        if self._best is None and not self._waited:
-            hint = near_matches(self.metric, run.scalars)
-            logging.getLogger(__name__).warning("EarlyStopping: no evaluation gave %r. %s", self.metric, hint)
+        if self.metric not in run.scalars:
+            self._warn("no evaluation has given", run.scalars)
+
+    def _warn(self, what: str, known: Mapping[str, float]) -> None:
+        hint = near_matches(self.metric, known)
+        logging.getLogger(__name__).warning("EarlyStopping: %s %r. %s", what, self.metric, hint)
 
     def state(self) -> dict[str, Any]:
         """The best value and the evaluations since."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainer.callbacks.base import Callback, Run
-from trainer.errors import TrainingError
+from trainer.errors import ConfigError, TrainingError
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -26,6 +26,11 @@ class NonFiniteGuard(Callback):
     max_skipped: float = 0.5
 
     def __post_init__(self) -> None:
+        if self.windows < 1 or not 0 <= self.max_skipped < 1:
+            raise ConfigError(
+                f"NonFiniteGuard: windows={self.windows} must be at least 1, max_skipped={self.max_skipped} at least 0 "
+                "and below 1."
+            )
         self._bad = 0
         self._good_checkpoint: int | None = None
 
@@ -35,16 +40,20 @@ class NonFiniteGuard(Callback):
         Raises:
           TrainingError: there were too many.
         """
-        skipped = scalars.get("train/update_skipped")
+        counted = scalars.get("train/update_skipped")
+        skipped = counted
         if skipped is None:
             skipped = 0.0 if math.isfinite(scalars.get("train/loss", 0.0)) else 1.0
         self._bad = self._bad + 1 if skipped > self.max_skipped else 0
         if self._bad >= self.windows:
             good = self._good_checkpoint
             where = "there is none" if good is None else f"step {good} in {run.workdir / 'checkpoints'}"
+            what = "the loss since the last log line was not finite"
+            if counted is not None:
+                what = f"{skipped:.0%} of the updates since the last log line were not finite and not applied"
             raise TrainingError(
-                f"At step {run.step}, {skipped:.0%} of the updates since the last log line were not finite, for the "
-                f"{self._bad}th time in a row (loss {scalars.get('train/loss')}). None of them was applied. "
+                f"At step {run.step}, {what}; log lines like this in a row: {self._bad} "
+                f"(loss {scalars.get('train/loss')}). "
                 f"Last checkpoint from before: {where}. Lower the learning rate, clip gradients or look at the data."
             )
 

@@ -7,12 +7,13 @@ import math
 import platform
 import time
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 
 from trainer import run_folder
 from trainer.callbacks.base import Callback, Run
+from trainer.errors import ConfigError
 from trainer.task import Comparison
 
 _SHARE = 0.02  # of the time may go into reports
@@ -29,9 +30,12 @@ class Report(Callback):
     """
 
     order: int = 200
+    everywhere: ClassVar[bool] = False
     interval: float = 60.0
 
     def __post_init__(self) -> None:
+        if not self.interval >= 0:
+            raise ConfigError(f"Report: interval={self.interval} must not be negative.")
         self._started: str | None = None
         self._due = -math.inf
 

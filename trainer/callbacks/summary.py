@@ -1,13 +1,15 @@
 """Shows at the start what is trained."""
 
 import dataclasses
-import sys
+from typing import ClassVar
 
 import jax
 from clu import parameter_overview
 
 from trainer.callbacks.base import Callback, Run
+from trainer.errors import ConfigError
 from trainer.sharding import path_name
+from trainer.writers.console import say
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -19,14 +21,22 @@ class Summary(Callback):
     """
 
     order: int = -50
+    everywhere: ClassVar[bool] = False
     max_lines: int = 60
 
+    def __post_init__(self) -> None:
+        if self.max_lines < 1:
+            raise ConfigError(f"Summary: max_lines={self.max_lines} must be at least 1.")
+
     def on_fit_start(self, run: Run) -> None:
-        """Prints the table, and writes it as text."""
+        """Prints the table, and writes it as text where the run is new."""
+        if jax.process_index() != 0:
+            return
         table = parameters_table(run.state.params, max_lines=self.max_lines)
         for name, frozen in run.frozen.items():
             table += f"\nfrozen {name}: {parameter_overview.count_parameters(_by_path(frozen)):,} parameters"
-        print(table, file=sys.stderr, flush=True)
+        for line in table.splitlines():
+            say(line)
         if run.step == 0:
             run.writer.write_texts(0, {"parameters": f"```\n{table}\n```"})
 

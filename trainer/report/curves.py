@@ -48,13 +48,17 @@ class Group(NamedTuple):
     constant: Mapping[str, float]
 
 
+_SPEED = ("_per_s", "/utilization")
+
+
 def arrange(series: Mapping[str, Series], comparisons: Sequence[Comparison]) -> list[Group]:
     """Puts every scalar into one panel, those of `comparisons` beside their references.
 
     Training: every `train/NAME` beside `eval/NAME`, the loss first. Evaluation: the figures of `comparisons`, with
-    the same references together; then all others, such as differ in a last number together. Throughput: `…_per_s`.
+    the same references together; then all others, such as differ in a last number together. Throughput: `…_per_s` and
+    `…/utilization`.
     """
-    train = sorted((n for n in series if n.startswith("train/") and not n.endswith("_per_s")), key=_loss_first)
+    train = sorted((n for n in series if n.startswith("train/") and not n.endswith(_SPEED)), key=_loss_first)
     held_out = {f"eval/{name.removeprefix('train/')}" for name in train} & series.keys()
     training = [
         Panel(name.removeprefix("train/"), _lines(series, name, f"eval/{name.removeprefix('train/')}"))
@@ -62,14 +66,14 @@ def arrange(series: Mapping[str, Series], comparisons: Sequence[Comparison]) -> 
     ]
     judged = _judged(series, comparisons)
     shown = {line.name for panel in judged for line in panel.lines} | held_out | set(train)
-    rest = [name for name in series if name not in shown and not name.endswith("_per_s")]
+    rest = [name for name in series if name not in shown and not name.endswith(_SPEED)]
     families: dict[str, list[str]] = {}
     for name in rest:
         families.setdefault(re.sub(r"\d+$", "", name), []).append(name)
     others = [
         Panel(names[0] if len(names) == 1 else f"{stem}…", _lines(series, *names)) for stem, names in families.items()
     ]
-    speed = [Panel(name, _lines(series, name)) for name in sorted(series, reverse=True) if name.endswith("_per_s")]
+    speed = [Panel(name, _lines(series, name)) for name in sorted(series, reverse=True) if name.endswith(_SPEED)]
     groups = [_group("Training", training), _group("Evaluation", [*judged, *others]), _group("Throughput", speed)]
     return [group for group in groups if group.panels or group.constant]
 

@@ -41,7 +41,7 @@ def write_report(folder: str | Path) -> Path:
     path = folder / "report.html"
     temporary = folder / f".{path.name}.{os.getpid()}"
     try:
-        temporary.write_text(_page(folder), encoding="utf-8")
+        temporary.write_text(_page(folder), encoding="utf-8", errors="backslashreplace")
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from trainer.writers.console import ConsoleWriter
 from trainer.writers.jsonl import JsonlWriter, read_jsonl
 from trainer.writers.media import MediaWriter
 from trainer.writers.tensorboard import TensorBoardWriter
+from trainer.writers.wandb import WandbWriter
 
 __all__ = [
     "ConsoleWriter",
@@ -12,6 +13,7 @@ __all__ = [
     "MediaWriter",
     "MultiWriter",
     "TensorBoardWriter",
+    "WandbWriter",
     "Writer",
     "keeps_record",
     "read_jsonl",

@@ -56,7 +56,13 @@ class MultiWriter(Writer):
         self._reported: set[str] = set()
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
-        """Writes numbers to all."""
+        """Writes numbers to all.
+
+        Raises:
+          ValueError: a name stands for something else in every line.
+        """
+        if taken := {"step", "time"} & scalars.keys():
+            raise ValueError(f"no scalar may be called {' or '.join(sorted(taken))}: every line has its own")
         time = {"time": self._clock()} if self._clock else {}
         self._call("write_scalars", step, {**time, **{name: float(value) for name, value in scalars.items()}})
 
@@ -122,6 +128,11 @@ def keeps_record(writer: Any) -> bool:
 def _takes(writer: Any, method: str) -> bool:
     found = getattr(type(writer), method, None)
     return found is not None and found is not getattr(Writer, method)
+
+
+def utf8(text: str) -> str:
+    """The text as it can be written in UTF-8: halves of surrogate pairs, as in odd file names, are spelt out."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def as_uint8(array: np.ndarray, rank: int) -> np.ndarray:

@@ -11,18 +11,24 @@ class ConsoleWriter(Writer):
 
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Prints `[step] name value  name value …`."""
-        self._print(f"[{step}] " + "  ".join(f"{name} {value:.5g}" for name, value in scalars.items()))
+        say(f"[{step}] " + "  ".join(f"{name} {value:.5g}" for name, value in scalars.items()))
 
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Says that there is a text; what it says is for wider places."""
         for name, text in texts.items():
             lines = text.splitlines()
-            self._print(f"[{step}] {name}: " + (text if len(lines) == 1 else f"({len(lines)} lines of text)"))
+            say(f"[{step}] {name}: " + (text if len(lines) == 1 else f"({len(lines)} lines of text)"))
 
     def flush(self) -> None:
         """Flushes stderr."""
         sys.stderr.flush()
 
-    def _print(self, line: str) -> None:
-        clear = "\r\x1b[K" if sys.stderr.isatty() else ""  # a progress bar may stand there
-        print(clear + line, file=sys.stderr, flush=True)
+
+def say(line: str) -> None:
+    """Prints a line to stderr, as `plain` text."""
+    print(plain(line), file=sys.stderr, flush=True)
+
+
+def plain(text: str) -> str:
+    """The text on one line; what a terminal would act on, such as the escape that begins a colour, is spelt out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

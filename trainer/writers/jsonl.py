@@ -30,7 +30,7 @@ class JsonlWriter(Writer):
         """Appends a line."""
         if self._file is None:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self._path, "a", encoding="utf-8")  # noqa: SIM115 - closed in close()
+            self._file = open(self._path, "a", encoding="utf-8", errors="backslashreplace")  # noqa: SIM115 - closed in close()
         numbers = {name: _number(float(value)) for name, value in scalars.items()}
         self._file.write(json.dumps({"step": int(step), **numbers}, ensure_ascii=False, allow_nan=False) + "\n")
         self._file.flush()
@@ -42,7 +42,7 @@ class JsonlWriter(Writer):
             return
         text = self._path.read_bytes().decode("utf-8", errors="replace")
         kept, torn = [], 0
-        for line in text.splitlines():
+        for line in _lines(text):
             line_step = _step_of(line)
             if line_step is None:
                 torn += 1
@@ -71,8 +71,14 @@ class JsonlWriter(Writer):
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
     """The lines of a metrics file, with numbers that are not finite as floats; a torn line is left out."""
-    lines = [line for line in Path(path).read_text(encoding="utf-8").splitlines() if _step_of(line) is not None]
+    text = Path(path).read_text(encoding="utf-8")
+    lines = [line for line in _lines(text) if _step_of(line) is not None]
     return [{k: float(v) if isinstance(v, str) else v for k, v in json.loads(line).items()} for line in lines]
+
+
+def _lines(text: str) -> list[str]:
+    """The lines; `str.splitlines` would also break a name that holds one of the rarer line separators."""
+    return text.removesuffix("\n").split("\n") if text else []
 
 
 def _number(value: float) -> float | str:

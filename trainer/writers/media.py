@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from trainer.writers.base import Writer, as_uint8
+from trainer.writers.base import Writer, as_uint8, utf8
 
 
 class MediaWriter(Writer):
@@ -73,4 +73,4 @@ def gif_bytes(video: np.ndarray, fps: float) -> bytes:
 
 
 def _digest(name: str) -> str:
-    return hashlib.sha256(name.encode()).hexdigest()[:8]
+    return hashlib.sha256(utf8(name).encode()).hexdigest()[:8]

@@ -9,7 +9,7 @@ import numpy as np
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
-from trainer.writers.base import Writer, as_uint8
+from trainer.writers.base import Writer, as_uint8, utf8
 from trainer.writers.media import gif_bytes, png_bytes
 
 
@@ -37,7 +37,7 @@ class TensorBoardWriter(Writer):
     def write_scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         """Writes scalars."""
         for name, value in scalars.items():
-            self._writer.add_scalar(name, value, step)
+            self._writer.add_scalar(utf8(name), value, step)
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
         """Writes pictures; N images are put one under the other."""
@@ -54,7 +54,7 @@ class TensorBoardWriter(Writer):
     def write_texts(self, step: int, texts: Mapping[str, str]) -> None:
         """Writes Markdown."""
         for name, text in texts.items():
-            self._writer.add_text(name, text, step)
+            self._writer.add_text(utf8(name), utf8(text), step)
 
     def write_hparams(self, hparams: Mapping[str, Any]) -> None:
         """Writes the config as text."""
@@ -80,4 +80,4 @@ class TensorBoardWriter(Writer):
     def _add_picture(self, name: str, step: int, height: int, width: int, encoded: bytes) -> None:
         # tensorboardX would encode the array itself, and videos only with moviepy and ffmpeg.
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=encoded)
-        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)
+        self._writer.file_writer.add_summary(Summary(value=[Summary.Value(tag=utf8(name), image=image)]), step)

@@ -4,6 +4,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 EPISODES, FRAMES = 12, 20
+REWARDS = np.float32
 
 
 def value(episode, frame):
@@ -49,7 +50,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
             {
                 "frames": video,
                 "actions": per_frame(np.int32),
-                "rewards": per_frame(np.float32),
+                "rewards": per_frame(REWARDS),
                 "is_first": per_frame(np.bool_),
                 "is_terminal": per_frame(np.bool_),
             },
@@ -86,7 +87,7 @@ class Builder(tfds.core.GeneratorBasedBuilder):
                     {
                         "frames": frames,
                         "actions": values.astype(np.int32),
-                        "rewards": values.astype(np.float32) / 2,
+                        "rewards": values.astype(REWARDS) / 2,
                         "is_first": np.arange(length) == 0,
                         "is_terminal": terminal,
                     },

@@ -1,0 +1,121 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from toy import Counter, Regression, make_trainer
+
+from trainer.errors import ConfigError
+from trainer.state import TrainState
+from trainer.task import LossOutput, Task
+from trainer.update import Update, cast
+
+ROWS = {"x": np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32), "n": np.arange(12), "scale": np.ones(())}
+
+
+class Quiet(Regression):
+    """Without noise, so that the parts of a batch add up to the batch."""
+
+    def loss(self, params, frozen, batch, **others):
+        out = super().loss(params, frozen, {**batch, "x": batch["x"] * batch["scale"]}, **others)
+        noise = 0.1 * jax.random.normal(others["rng"], (batch["x"].shape[0], 1))
+        error = batch["x"] @ params["layer"]["w"] + params["layer"]["b"][0] - batch["x"].sum(-1, keepdims=True)
+        del noise
+        return LossOutput(jnp.mean(error**2), {"largest": batch["n"].max() * 1.0}, out.extra)
+
+
+def stepped(update, task=None, batch=ROWS):
+    task, zero = task or Quiet(), jnp.int32(0)
+    params = task.init_params(jax.random.key(0), batch)
+    state = TrainState(zero, params, update.tx.init(params), None, task.init_extra(params), jax.random.key(1), zero)
+    return jax.jit(lambda state, batch: task.train_step(state, {}, batch, update))(state, batch)
+
+
+@pytest.mark.parametrize("parts", [2, 3, 12])
+def test_a_batch_in_parts_gives_the_same_update(parts):
+    tx = optax.adam(1e-2)
+    (whole, one), (dealt, many) = stepped(Update(tx=tx)), stepped(Update(tx=tx, accumulate=parts))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), whole.params, dealt.params)
+    np.testing.assert_allclose(one["loss"], many["loss"], rtol=1e-5)
+    np.testing.assert_allclose(one["grad_norm"], many["grad_norm"], rtol=1e-4)
+    assert (int(whole.step), int(dealt.step)) == (1, 1)  # one clock: a batch is a step
+    assert (int(whole.extra["seen"]), int(dealt.extra["seen"])) == (1, parts)
+    # Part i has the rows i, i + k, …; the mean of their largest numbers tells.
+    assert float(many["largest"]) == np.mean([np.arange(i, 12, parts).max() for i in range(parts)])
+
+
+def test_parts_have_keys_of_their_own():
+    class Draws(Regression):
+        def loss(self, params, frozen, batch, *, rng, **others):
+            out = super().loss(params, frozen, batch, rng=rng, **others)
+            return out._replace(metrics={"draw": jax.random.uniform(rng), "square": jax.random.uniform(rng) ** 2})
+
+    _, metrics = stepped(Update(tx=optax.sgd(0.1), accumulate=4), Draws())
+    assert float(metrics["square"]) - float(metrics["draw"]) ** 2 > 1e-3  # the variance of the draws
+
+
+@pytest.mark.parametrize(("parts", "batch"), [(5, ROWS), (2, {"n": np.zeros(())})])
+def test_rows_that_cannot_be_dealt_out_are_refused(parts, batch):
+    with pytest.raises(ConfigError, match=f"cannot be computed in accumulate = {parts} equal parts"):
+        Update(tx=optax.sgd(0.1), accumulate=parts).gradients(None, {}, batch, None, None)
+
+
+class Typed(Task):
+    """Reports the types it computes in."""
+
+    def init_params(self, rng, batch):
+        return {"w": jnp.full((3, 3), 0.3), "count": jnp.int32(2)}
+
+    def frozen(self):
+        return {"teacher": {"w": np.full((3, 3), 0.1, np.float32), "key": jax.random.key(0)}}
+
+    def loss(self, params, frozen, batch, *, rng, step, extra, train):
+        assert params["count"].dtype == jnp.int32
+        half = params["w"].dtype == frozen["teacher"]["w"].dtype == jnp.bfloat16
+        out = batch["x"].astype(params["w"].dtype) @ (params["w"] - frozen["teacher"]["w"])
+        assert out.dtype == params["w"].dtype
+        return LossOutput(jnp.mean(out.astype(jnp.float32) ** 2), {"half": jnp.float32(half)}, extra)
+
+
+class Weights(Typed):
+    """The same without whole numbers, which have no gradient."""
+
+    def init_params(self, rng, batch):
+        return {"w": jnp.full((3, 3), 0.3)}
+
+    def loss(self, params, *args, **others):
+        return super().loss({**params, "count": jnp.int32(2)}, *args, **others)
+
+
+def test_half_precision_computes_in_halves_and_keeps_whole_parameters(tmp_path):
+    results = {}
+    for precision in ("float32", "bfloat16"):
+        trainer = make_trainer(
+            tmp_path / precision, task=Weights(), precision=precision, evaluators={}, steps=20, data=Counter()
+        )
+        results[precision] = trainer.fit().metrics
+        state = trainer.program.state
+        assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.ema))} == {jnp.dtype("float32")}
+        frozen = trainer.program.frozen["teacher"]
+        assert frozen["w"].dtype == precision
+        assert jax.dtypes.issubdtype(frozen["key"].dtype, jax.dtypes.prng_key)
+    for name in ("train/half", "eval/half"):
+        assert (results["float32"][name], results["bfloat16"][name]) == (0.0, 1.0)
+    losses = [metrics["eval/loss"] for metrics in results.values()]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert losses[0] != losses[1]
+
+
+def test_cast_changes_floats_alone():
+    tree = {"w": jnp.ones(2), "n": jnp.int32(1), "half": jnp.ones(2, jnp.float16), "key": jax.random.key(0)}
+    assert cast(tree, "float32") is tree
+    done = cast(tree, "bfloat16")
+    assert (done["w"].dtype, done["n"].dtype, done["half"].dtype) == (jnp.bfloat16, jnp.int32, jnp.float16)
+    assert done["key"] is not None
+
+
+def test_settings_out_of_range_are_refused():
+    with pytest.raises(ConfigError, match="accumulate = 0: expected 1 or more"):
+        Update(tx=optax.sgd(0.1), accumulate=0)
+    with pytest.raises(ConfigError, match="precision = 'half': expected one of float32, bfloat16"):
+        Update(tx=optax.sgd(0.1), precision="half")

@@ -1,0 +1,189 @@
+"""Several processes that train together: who is first, and what all of them agree on; one process is asked nothing."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from trainer.errors import CheckpointError, ConfigError, DataError, TrainingError, UserError
+from trainer.state import PyTree
+from trainer.stopping import StopFlag, StopReason
+
+SYNC_EVERY = 10  # steps between two looks at what the other processes want
+_SHORT = 252  # bytes of JSON that take one exchange; what is longer takes two
+_KINDS = {kind.__name__: kind for kind in (CheckpointError, ConfigError, DataError, TrainingError, UserError, OSError)}
+
+
+def initialize(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+    """Joins the processes of a run; to be called in each of them, before JAX computes anything.
+
+    Without arguments JAX asks the cluster (Slurm, Open MPI, Kubernetes, Cloud TPU).
+
+    Args:
+      coordinator: HOST:PORT, where the first process can be reached.
+      num_processes: how many there are.
+      process_id: which one this is, from 0.
+
+    Raises:
+      ConfigError: only some of the arguments were given, or the others could not be reached.
+    """
+    given = (coordinator, num_processes, process_id)
+    if None in given and given != (None, None, None):
+        raise ConfigError(f"coordinator, num_processes and process_id belong together; given: {given}.")
+    # JAX's own service would take SIGTERM away from whoever listens to it.
+    if hasattr(jax.config, "jax_enable_preemption_service"):
+        jax.config.update("jax_enable_preemption_service", False)
+    try:
+        jax.distributed.initialize(coordinator, num_processes, process_id)
+    except (RuntimeError, ValueError) as error:
+        raise ConfigError(
+            f"The processes cannot be joined ({error}). Give the coordinator's HOST:PORT, the number of processes and "
+            "this one's number, or start them in a cluster that JAX knows."
+        ) from error
+
+
+def is_first() -> bool:
+    """Whether this is the process that writes and speaks for all."""
+    return jax.process_index() == 0
+
+
+def barrier(name: str) -> None:
+    """Waits until all processes are here.
+
+    Args:
+      name: the same in all of them.
+    """
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(name)
+
+
+def gather_json(value: Any) -> list[Any]:
+    """The value of each process, in their order; all have to call it.
+
+    Args:
+      value: JSON-able data.
+    """
+    if jax.process_count() == 1:
+        return [value]
+    data = np.frombuffer(json.dumps(value).encode(), np.uint8)
+    head = np.zeros(4 + _SHORT, np.uint8)
+    head[:4] = np.frombuffer(np.uint32(data.size).tobytes(), np.uint8)
+    head[4 : 4 + min(data.size, _SHORT)] = data[:_SHORT]
+    heads = multihost_utils.process_allgather(head)
+    sizes = [int(np.frombuffer(row[:4].tobytes(), np.uint32)[0]) for row in heads]
+    rows = heads[:, 4:]
+    if max(sizes) > _SHORT:
+        whole = np.zeros(1 << max(sizes).bit_length(), np.uint8)  # few sizes, as each is compiled
+        whole[: data.size] = data
+        rows = multihost_utils.process_allgather(whole)
+    return [json.loads(row[:size].tobytes()) for row, size in zip(rows, sizes, strict=True)]
+
+
+def agree(value: StopReason | None) -> StopReason | None:
+    """The stop request of the first process that has one, the same in all; all have to call it."""
+    requests = [request for request in gather_json(value) if request is not None]
+    return StopReason(*requests[0]) if requests else None
+
+
+class AgreedFlag(StopFlag):
+    """A stop flag whose request counts when all processes know of it; with one process, at once.
+
+    Args:
+      own: where this process asks for a stop.
+    """
+
+    def __init__(self, own: StopFlag) -> None:
+        super().__init__()
+        self._own = own
+
+    @property
+    def value(self) -> StopReason | None:
+        """The request that all know of, or None."""
+        return self._own.value if jax.process_count() == 1 else self._value
+
+    def request(self, reason: str, resumable: bool) -> None:
+        """Asks for a stop at the next agreement."""
+        self._own.request(reason, resumable)
+
+    def agree(self) -> None:
+        """Tells the other processes of requests and learns of theirs; all have to call it at the same step."""
+        if self.value is None:
+            self._value = agree(self._own.value)
+
+
+@contextlib.contextmanager
+def together() -> Iterator[None]:
+    """Raises on all processes what goes wrong on one of them inside, so that none waits for one that is gone.
+
+    What is inside must not itself wait for other processes.
+
+    Raises:
+      UserError: another process raised one, of the same kind, or something unforeseen.
+      OSError: another process raised one.
+    """
+    if jax.process_count() == 1:
+        yield
+        return
+    own: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        own = error
+    kind = "OSError" if isinstance(own, OSError) else type(own).__name__
+    failures = gather_json(None if own is None else [kind, str(own)])
+    if own is not None:
+        raise own
+    for process, failure in enumerate(failures):
+        if failure is not None:
+            kind, message = failure
+            if kind not in _KINDS:
+                raise UserError(f"process {process} failed: {kind}: {message}")
+            raise _KINDS[kind](f"process {process}: {message}")
+
+
+def whole(tree: PyTree, everywhere: bool = True) -> PyTree:
+    """Copies of a tree's arrays in host memory, those that are split over processes put together.
+
+    All processes have to call it. Keys come as their data.
+
+    Args:
+      tree: arrays.
+      everywhere: False for copies in the first process alone; the others get None in their place.
+    """
+    take = everywhere or is_first()
+
+    def local(leaf: Any) -> Any:
+        """The whole array on a device of this process."""
+        if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            if not leaf.is_fully_replicated:
+                leaf = _replicate(leaf)
+            leaf = leaf.addressable_data(0)
+        return leaf
+
+    leaves, treedef = jax.tree.flatten(tree)
+    if jax.process_count() == 1:
+        host = [np.array(leaf) for leaf in jax.device_get([local(leaf) for leaf in leaves])]
+        return jax.tree.unflatten(treedef, host)
+    copies: list[np.ndarray | None] = []
+    for leaf in leaves:  # one after the other, so that no device has to hold more than one of them whole
+        found = local(leaf)
+        copies.append(np.array(found) if take else None)
+    return jax.tree.unflatten(treedef, copies)
+
+
+def _replicate(array: jax.Array) -> jax.Array:
+    sharding = array.sharding
+    if not isinstance(sharding, jax.sharding.NamedSharding):
+        raise ValueError(f"an array that is split over processes must lie on a mesh, not in {sharding}")
+    everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+    return jax.jit(_same, out_shardings=everywhere)(array)
+
+
+def _same(array: jax.Array) -> jax.Array:
+    return array
