@@ -19,6 +19,7 @@ from models.returns import alive
 from models.tokenizer import to_float
 from tasks import figures, pictures
 from tasks.heads_evaluation import require_features
+from trainer import hosts
 from trainer.errors import ConfigError
 from trainer.state import PyTree
 from trainer.task import Batch, Comparison, Evaluation, Evaluator
@@ -249,11 +250,11 @@ class Control(Evaluator):
 
         def fixed(name: str, run: Callable[[], Any]) -> dict[str, np.ndarray]:
             if name not in self._fixed:
-                self._fixed[name] = jax.device_get(run())
+                self._fixed[name] = hosts.whole(run())
             return self._fixed[name]
 
-        results = {"agent": jax.device_get(self._agent(params, frozen, rng, greedy=False))}
-        greedy = jax.device_get(self._agent(params, frozen, rng, greedy=True))
+        results = {"agent": hosts.whole(self._agent(params, frozen, rng, greedy=False))}
+        greedy = hosts.whole(self._agent(params, frozen, rng, greedy=True))
         clone = self.task.clone(params, frozen)
         if clone is not None:
             results[CLONED] = fixed(CLONED, lambda: self._agent(clone, frozen, rng, greedy=False))
@@ -273,7 +274,7 @@ class Control(Evaluator):
         imagined: list[np.ndarray] = []
         for index, batch in enumerate(batches):
             key = jax.random.fold_in(imagine_rng, index)
-            imagined.extend(np.asarray(self._imagine(params, frozen, batch, key)))
+            imagined.extend(hosts.whole(self._imagine(params, frozen, batch, key)))
             if len(imagined) >= self.contexts:
                 break
         if imagined:

@@ -11,6 +11,7 @@ from models import distributions, functional
 from models.actions import as_components
 from models.imagination import Actions, Moment, roll_out
 from tasks import figures
+from trainer import hosts
 from trainer.errors import ConfigError
 from trainer.task import Batch, Comparison, Evaluation, Evaluator
 
@@ -134,11 +135,11 @@ class HeadsEvaluation(Evaluator):
         count, length, tokenizer = 0, 0, frozen["tokenizer"]
         for index, batch in enumerate(batches):
             key, rows, length = jax.random.fold_in(rng, index), *batch["frames"].shape[:2]
-            out = jax.device_get(self._forced(params, tokenizer, batch, key))
+            out = hosts.whole(self._forced(params, tokenizer, batch, key))
             forced.append({name: value[: self.clips - count] for name, value in out.items()})
             if count < self.dreams:
-                out = jax.device_get(self._dreamed(params, tokenizer, batch, key))
-                truth.append(np.asarray(batch["rewards"])[: self.dreams - count])
+                out = hosts.whole(self._dreamed(params, tokenizer, batch, key))
+                truth.append(hosts.whole(batch["rewards"])[: self.dreams - count])
                 dreamed.append({name: value[: self.dreams - count] for name, value in out.items()})
             count += rows
             if count >= self.clips:

@@ -10,6 +10,7 @@ import numpy as np
 from models.metrics import psnr
 from models.tokenizer import to_float
 from tasks import pictures
+from trainer import hosts
 from trainer.errors import ConfigError
 from trainer.state import PyTree
 from trainer.task import Batch, Comparison, Evaluation, Evaluator
@@ -97,9 +98,9 @@ class Rollout(Evaluator):
         del extra, step
         errors, truth, prediction, count, sizes = [], None, None, 0, []
         for index, batch in enumerate(batches):
-            frames = np.asarray(batch["frames"])
+            frames = hosts.whole(batch["frames"])
             sizes.append(len(frames))
-            out = jax.device_get(self._rollout(params, frozen, batch, jax.random.fold_in(rng, index)))
+            out = hosts.whole(self._rollout(params, frozen, batch, jax.random.fold_in(rng, index)))
             take = min(len(frames), self.clips - count)
             count += take
             if truth is None:

@@ -217,6 +217,7 @@ def _list() -> str:
         names = plugins.available(group)
         width = max((len(name) for name in names), default=0)
         lines = [f"  {name:<{width}}  {plugins.describe(names[name])}" for name in sorted(names)]
+        lines += [f"  ! {problem}" for name in sorted(names) if (problem := plugins.clash(name, group))]
         blocks.append("\n".join([f"{group} (trainer.{group}):", *(lines or ["  (none)"])]))
     blocks.append("\n".join(["configs:", *(f"  {name}" for name in config_files() or ["(none)"])]))
     return "\n\n".join(blocks) + "\n\nOr give module:Class as a target."

@@ -25,7 +25,7 @@ class DataSource(Protocol):
         """Builds or downloads what is missing, with progress; raises `DataError` where it cannot."""
 
     def iterator(self, *, seed: int, process_index: int = 0, process_count: int = 1) -> DataIterator:
-        """A fresh iterator over this process's share; the same seed gives the same batches."""
+        """A fresh iterator; the same seed gives the same batches, of whose rows every process has an equal share."""
 
     def fingerprint(self) -> dict[str, Any]:
         """JSON-able description of what a saved position is valid for (name, version, size, batch, lengths …)."""

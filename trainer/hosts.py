@@ -119,7 +119,7 @@ class AgreedFlag(StopFlag):
 def together() -> Iterator[None]:
     """Raises on all processes what goes wrong on one of them inside, so that none waits for one that is gone.
 
-    What is inside must not itself wait for other processes.
+    It cannot help the others where they already wait, inside, for the one that fails.
 
     Raises:
       UserError: another process raised one, of the same kind, or something unforeseen.
@@ -154,36 +154,23 @@ def whole(tree: PyTree, everywhere: bool = True) -> PyTree:
       tree: arrays.
       everywhere: False for copies in the first process alone; the others get None in their place.
     """
-    take = everywhere or is_first()
 
     def local(leaf: Any) -> Any:
-        """The whole array on a device of this process."""
+        """The whole array on a device of this process, or on the host."""
         if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
-            if not leaf.is_fully_replicated:
-                leaf = _replicate(leaf)
-            leaf = leaf.addressable_data(0)
-        return leaf
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable:
+            return leaf
+        if leaf.is_fully_replicated:
+            return leaf.addressable_data(0)
+        return multihost_utils.process_allgather(leaf, tiled=True)
 
     leaves, treedef = jax.tree.flatten(tree)
     if jax.process_count() == 1:
         host = [np.array(leaf) for leaf in jax.device_get([local(leaf) for leaf in leaves])]
         return jax.tree.unflatten(treedef, host)
-    copies: list[np.ndarray | None] = []
+    take, copies = everywhere or is_first(), []
     for leaf in leaves:  # one after the other, so that no device has to hold more than one of them whole
         found = local(leaf)
         copies.append(np.array(found) if take else None)
     return jax.tree.unflatten(treedef, copies)
-
-
-def _replicate(array: jax.Array) -> jax.Array:
-    sharding = array.sharding
-    if not isinstance(sharding, jax.sharding.NamedSharding):
-        raise ValueError(f"an array that is split over processes must lie on a mesh, not in {sharding}")
-    everywhere = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-    return jax.jit(_same, out_shardings=everywhere)(array)
-
-
-def _same(array: jax.Array) -> jax.Array:
-    return array

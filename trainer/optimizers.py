@@ -39,20 +39,9 @@ def build_optimizer(config: Mapping[str, Any], steps: int) -> tuple[optax.Gradie
     """
     schedule = build_schedule(config, steps)
     name, options = config["name"], dict(config["options"])
-    builders: dict[str, Callable[..., optax.GradientTransformation]] = {
-        "adam": optax.adam,
-        "adamw": optax.adamw,
-        "sgd": optax.sgd,
-        "muon": _muon,
-    }
-    if name in builders:
-        make = builders[name]
-    elif ":" in name:
-        make = plugins.load(name, f"optimizer {name!r}")
-    else:
-        raise ConfigError(f"no optimizer {name!r}. {near_matches(name, builders)} Or give module:function.")
+    make = plugins.resolve(name, "optimizers")
     known = set(inspect.signature(make).parameters)
-    if name == "muon":
+    if make is muon:
         known |= _MUON_OPTIONS
     elif "learning_rate" not in known:
         raise ConfigError(f"optimizer {name!r} has no argument 'learning_rate'; it must take a schedule by that name.")
@@ -121,10 +110,21 @@ def build_schedule(config: Mapping[str, Any], steps: int) -> Schedule:
 _MUON_OPTIONS = {"ns_coeffs", "ns_steps", "beta", "nesterov", "adaptive", "preconditioning", "consistent_rms"}
 
 
-def _muon(
+def muon(
     learning_rate: Schedule, b1: float, b2: float, eps: float, weight_decay: float, muon_exclude: tuple[str, ...],
     **options: Any,
 ) -> optax.GradientTransformation:  # fmt: skip
+    """Muon for matrices (orthogonalised momentum), Adam for all other parameters.
+
+    Args:
+      learning_rate: of both.
+      b1: Adam's.
+      b2: Adam's.
+      eps: Adam's and Muon's.
+      weight_decay: decoupled.
+      muon_exclude: regular expressions of parameter paths that are left to Adam.
+      **options: further ones of `optax.contrib.muon`.
+    """
     try:
         patterns = [re.compile(pattern) for pattern in muon_exclude]
     except re.error as e:

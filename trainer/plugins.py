@@ -1,4 +1,4 @@
-"""Finds and builds the parts that a config names: tasks, data, callbacks, writers, evaluators."""
+"""Finds and builds the parts that a config names: tasks, data, callbacks, writers, evaluators, optimisers."""
 
 import ast
 import difflib
@@ -6,6 +6,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import inspect
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from ml_collections import ConfigDict
 
 from trainer.errors import ConfigError, near_matches
 
-GROUPS = ("tasks", "data", "callbacks", "writers", "evaluators")
+GROUPS = ("tasks", "data", "callbacks", "writers", "evaluators", "optimizers")
 # Names that need no entry point.
 BUILTIN: Mapping[str, Mapping[str, str]] = {
     "callbacks": {
@@ -34,6 +35,12 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "tensorboard": "trainer.writers.tensorboard:TensorBoardWriter",
         "wandb": "trainer.writers.wandb:WandbWriter",
     },
+    "optimizers": {
+        "adam": "optax:adam",
+        "adamw": "optax:adamw",
+        "muon": "trainer.optimizers:muon",
+        "sgd": "optax:sgd",
+    },
 }
 # The methods by which a plugin is recognised; it need not inherit from anything but where a base class is named.
 _METHODS: Mapping[str, tuple[str, ...]] = {
@@ -50,13 +57,37 @@ _BASES: Mapping[str, tuple[str, str]] = {
 
 
 def available(group: str) -> dict[str, str]:
-    """The names of a group and where each is defined (`module:Class`), without loading any."""
-    entry_points = {e.name: e.value for e in importlib.metadata.entry_points(group=f"trainer.{group}")}
-    return {**entry_points, **BUILTIN.get(group, {})}
+    """The names of a group and where each is defined (`module:Class`), without loading any; built-in names win."""
+    return {name: sorted(places)[0] for name, places in _entry_points(group).items()} | {**BUILTIN.get(group, {})}
 
 
-def describe(target: str) -> str:
-    """The first line of the docstring of `module:Class`, read from its source without importing it."""
+def _entry_points(group: str) -> dict[str, dict[str, str]]:
+    """By name: where installed packages define it, and which package does."""
+    found: dict[str, dict[str, str]] = {}
+    for entry in importlib.metadata.entry_points(group=f"trainer.{group}"):
+        package = entry.dist.name if entry.dist else "a package"
+        found.setdefault(entry.name, {}).setdefault(entry.value, package)
+    return found
+
+
+def clash(name: str, group: str) -> str:
+    """What is wrong with a name that several define, and what to do; "" where nothing is."""
+    places = _entry_points(group).get(name, {})
+    where = ", ".join(f"{package} ({place})" for place, package in sorted(places.items()))
+    if places and name in BUILTIN.get(group, {}):
+        return f"{name!r} of {where} has the name of a built-in and is not used: give it as module:Class."
+    if len(places) > 1:
+        return f"{name!r} is defined by several packages: {where}. Give one of them as module:Class."
+    return ""
+
+
+def describe(target: str, depth: int = 3) -> str:
+    """The first line of the docstring of `module:Class`, read from its source without importing it.
+
+    Args:
+      target: where it is, or where it is imported by that name from elsewhere.
+      depth: how many such imports are followed.
+    """
     module_name, _, name = target.partition(":")
     top, *rest = module_name.split(".")
     try:
@@ -69,6 +100,10 @@ def describe(target: str) -> str:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
                 return (ast.get_docstring(node) or "(not described)").splitlines()[0]
+            if isinstance(node, ast.ImportFrom) and node.module and not node.level and depth:
+                for alias in node.names:
+                    if (alias.asname or alias.name) == name:
+                        return describe(f"{node.module}:{alias.name}", depth - 1)
     except (ImportError, OSError, SyntaxError, ValueError):
         pass
     return "(not described)"
@@ -87,10 +122,16 @@ def resolve(target: str, group: str) -> Callable[..., Any]:
     names = available(group)
     if not isinstance(target, str) or not target:
         raise ConfigError(f"{group}: target = {target!r}; expected a name or module:Class. {near_matches('', names)}")
+    problem = clash(target, group)
+    if problem and target not in BUILTIN.get(group, {}):
+        raise ConfigError(f"trainer.{group}: {problem}")
+    if problem:
+        logging.getLogger(__name__).warning("trainer.%s: %s", group, problem)
     location = target if ":" in target else names.get(target)
     if location is None:
         raise ConfigError(
-            f"no plugin {target!r} in trainer.{group}. {near_matches(target, names)} Or give module:Class."
+            f"no plugin {target!r} in trainer.{group}. {near_matches(target, names)} "
+            f"Or give module:{'function' if group == 'optimizers' else 'Class'}."
         )
     return load(location, f"{group} plugin {target!r}")
 
@@ -197,6 +238,8 @@ def build(spec: Mapping[str, Any], group: str, name: str = "", **offered: Any) -
     """
     plugin, arguments = check(spec, group, name, **offered)
     what = f"{group}{f'.{name}' if name else ''} ({spec['target']})"
+    if absent := sorted(getattr(plugin, "__abstractmethods__", ())):
+        raise ConfigError(f"{what}: {plugin.__name__} lacks {', '.join(absent)}, which trainer.{group} needs.")
     try:
         built = plugin(**arguments)
     except ValueError as e:

@@ -134,8 +134,8 @@ def measure(program: Program) -> dict[str, Any]:
     """Compiles the train step without running it.
 
     Returns:
-      `parameters`, `state_bytes`, `batch` (shapes), `devices`, `compile_s`, `flops_per_step` (of all devices) and,
-      where the compiler tells, `memory_bytes` (arguments, outputs, of which alias arguments, temporaries, code) per device.
+      `parameters`, `state_bytes`, `batch` (shapes), `devices`, `compile_s`, `flops_per_step` (of all devices), and,
+      where the compiler tells, `memory_bytes` per device (arguments, outputs, of these aliases, temporaries, code).
     """
     started = time.perf_counter()
     compiled = program.step.lower(program.state, program.frozen, program.example).compile()

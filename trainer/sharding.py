@@ -1,5 +1,6 @@
 """Where arrays live: a mesh with axes `data` and `fsdp`, and ordered (regex → PartitionSpec) rules."""
 
+import functools
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -28,6 +29,7 @@ def make_mesh(mesh_shape: tuple[int, int] | None = None) -> Mesh:
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
 
+@functools.cache
 def replicated(mesh: Mesh) -> NamedSharding:
     """A whole copy on every device."""
     return NamedSharding(mesh, PartitionSpec())
@@ -96,6 +98,8 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     Raises:
       ConfigError: the rows cannot be split evenly.
     """
+    if mesh.size == 1:
+        return jax.device_put(batch, replicated(mesh))
     split, whole = NamedSharding(mesh, PartitionSpec(AXES)), replicated(mesh)
     parts = mesh.size // jax.process_count()
 
@@ -108,8 +112,6 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
             )
         return split if shape else whole
 
-    if mesh.size == 1:
-        return jax.device_put(batch, whole)
     shardings = jax.tree_util.tree_map_with_path(sharding, batch)
     if jax.process_count() == 1:
         return jax.device_put(batch, shardings)

@@ -1,3 +1,4 @@
+import errno
 import json
 import logging
 import os
@@ -13,6 +14,7 @@ import optax
 import pytest
 from toy import Counter, Regression, StopAt, bits, lines, make_trainer
 
+from trainer.checkpoint_reading import read_position
 from trainer.checkpoints import Best, Checkpoints, best_step, find_step, finished, read_params
 from trainer.errors import CheckpointError, DataError
 from trainer.sharding import make_mesh, replicated
@@ -266,6 +268,16 @@ def test_a_given_step_is_restored_and_no_other(run):
         Checkpoints(run).restore(target, step=4)
 
 
+def test_a_position_is_that_of_the_process_or_the_one_that_all_have(tmp_path):
+    for process, position in enumerate(({"n": 4}, {"n": 5})):
+        (tmp_path / f"data-{process}.json").write_text(json.dumps(position))
+    assert [read_position(tmp_path, process, 2) for process in range(2)] == [{"n": 4}, {"n": 5}]
+    assert read_position(tmp_path, 0, 1) is None
+    assert read_position(tmp_path, 0, 3) is None
+    (tmp_path / "data-1.json").write_text(json.dumps({"n": 4}))
+    assert [read_position(tmp_path, process, 3) for process in range(3)] == [{"n": 4}] * 3
+
+
 LIMITED = """
 import json, resource, sys
 import jax, jax.numpy as jnp
@@ -314,6 +326,17 @@ def test_a_save_for_which_there_is_no_room_leaves_all_as_it_was(tmp_path):
     assert [name for name in left if not name.startswith("tmp-")] == ["1"]
     assert steps == [4]
     assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["4"]
+
+
+def test_a_save_that_fails_frees_the_space_that_it_took(tmp_path, monkeypatch):
+    def full(folder):
+        assert files_of(tmp_path, "tmp-1")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("trainer.checkpoints.write_manifest", full)
+    with pytest.raises(CheckpointError, match=r"step 1 could not be saved.*No space left.*good one: none"):
+        save(tmp_path, a_state({"w": jnp.ones(1)}))
+    assert list((tmp_path / "checkpoints").iterdir()) == []
 
 
 def test_a_kill_while_a_checkpoint_is_replaced_loses_none(run, trained):

@@ -15,6 +15,7 @@ from jax.sharding import PartitionSpec
 from toy import Regression, StopAt, bits, lines, make_trainer
 
 from trainer.checkpoints import Checkpoints
+from trainer.errors import ConfigError
 
 HERE = Path(__file__).parent
 RULES = (("layer/w$", PartitionSpec(None, "fsdp")), ("layer/b", PartitionSpec("fsdp")))
@@ -55,6 +56,10 @@ def on_eight_devices(folder):
         shutil.copytree(folder / "stopped", folder / f"{name}-continued")
         trainer_of(folder / f"{name}-continued", **layout).fit()
         trainer_of(folder / f"{name}-stopped", callbacks=[StopAt(step=10)], **layout).fit()
+    try:
+        trainer.put({"x": np.zeros((6, 3))})
+    except ConfigError as error:
+        found["refused"] = str(error)
     print(json.dumps(found))
 
 
@@ -100,6 +105,10 @@ def assert_same_figures(workdir, other):
 def test_eight_devices_give_the_losses_of_one(folder, one, eight, layout):
     assert eight[layout]["batch"] == [[1, 3]] * 8
     assert_same_figures(folder / layout, one)
+
+
+def test_a_batch_that_cannot_be_split_is_refused(eight):
+    assert eight["refused"].endswith("cannot be split over 8 devices: make the batch size a multiple of 8.")
 
 
 def test_parameters_and_moments_are_where_the_rules_say(eight):

@@ -21,7 +21,7 @@ from toy import Counter, CounterIterator, Recorder, Regression, StopAt, bits, li
 
 from trainer import experiment, hosts
 from trainer.callbacks import Callback
-from trainer.checkpoints import Checkpoints
+from trainer.checkpoints import Best, Checkpoints
 from trainer.config import load_config
 from trainer.errors import CheckpointError, DataError, UserError
 from trainer.lock import lock_folder
@@ -108,7 +108,7 @@ def train_on(folder):
 
 
 def train_with_parameters_in_parts(folder):
-    parts = {"mesh_shape": (1, 2), "sharding_rules": RULES}
+    parts = {"mesh_shape": (1, 2), "sharding_rules": RULES, "best": Best("eval/loss", "max", 1), "keep_checkpoints": 1}
     stopped = fit(folder / "parts", callbacks=[StopAt(step=11)], **parts)
     state = Checkpoints(folder / "parts").restore(trainer_of(folder / "parts", **parts).program.state).state
     shards = [[shard.data.shape for shard in x.addressable_shards] for x in jax.tree.leaves(state.params)]
@@ -146,6 +146,7 @@ def exchange(folder):
     found["addressable"] = tree["split"].is_fully_addressable
     found["whole"] = jax.tree.map(np.ndarray.tolist, hosts.whole(tree))
     found["in the first"] = [x is None for x in hosts.whole(tree, everywhere=False).values()]
+    found["computed"] = hosts.whole(jax.jit(lambda x: 2 * x[:, None])(tree["split"])).tolist()
     found["moved"] = hosts.whole(put_tree(put_tree(values["split"], split), everywhere)).tolist()
     hosts.barrier("the end")
     return found
@@ -323,6 +324,7 @@ def test_parameters_may_be_split_over_processes(one, undisturbed):
         assert shards == [[[2]], [[3, 2]]]
         assert result == {"step": 25, "stopped": None}
     assert_close(folder / "parts", one)
+    assert Checkpoints(folder / "parts").steps() == [6, 25]  # the best, here the worst, and the last
 
 
 def test_processes_exchange_values_requests_and_errors(undisturbed):
@@ -343,6 +345,7 @@ def test_processes_exchange_values_requests_and_errors(undisturbed):
         key = np.asarray(jax.random.key_data(jax.random.key(3))).tolist()
         assert found["whole"] == {"split": [0, 1, 2, 3], "same": [1, 1], "key": key}
         assert found["in the first"] == [me == 1] * 3
+        assert found["computed"] == [[0], [2], [4], [6]]
         assert found["moved"] == [0, 1, 2, 3]
 
 
@@ -373,6 +376,7 @@ def test_sigterm_to_one_process_stops_both_at_the_same_step(stopped):
     assert first["train_slowly"]["stopped"] == ["received SIGTERM", True]
     step = first["train_slowly"]["step"]
     assert 7 < step < 25
+    assert any(step % every == 0 for every in (6, 7, 10))
     assert Checkpoints(folder / "run").steps()[-1] == step
 
 

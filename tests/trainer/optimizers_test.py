@@ -77,7 +77,7 @@ def test_schedules(shape, expected):
 @pytest.mark.parametrize(
     ("given", "parts"),
     [
-        ({"name": "addam"}, ["no optimizer 'addam'", "Did you mean 'adam'", "module:function"]),
+        ({"name": "addam"}, ["no plugin 'addam' in trainer.optimizers", "Did you mean 'adam'", "module:function"]),
         ({"name": "optax:adan_"}, ["optax has no 'adan_'", "'adan'"]),
         ({"name": "adam", "weight_decay": 0.1}, ["optimizer.weight_decay = 0.1", "Use adamw"]),
         ({"name": "sgd", "b1": 0.5}, ["optimizer.b1 = 0.5", "'sgd' has no such setting"]),

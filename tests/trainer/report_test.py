@@ -147,7 +147,8 @@ def test_the_page_shows_the_run(tmp_path, monkeypatch):
     folder = make_run(Path("logs/one"), lines=lines, about=about, task={"target": "a.b:Task"}, seed=5)
     page = Page(write_report(folder))
     for text in (
-        "one", "Stopped", "step 6 of 10: the time limit is over; it can be continued", "1 h 02 min", "2026-01-02 04:04 UTC",
+        "one", "Stopped", "step 6 of 10: the time limit is over; it can be continued", "1 h 02 min",
+        "2026-01-02 04:04 UTC",
         "8 × toy", "1,234,567", "89 frozen (base)", "reverie 1.2.3", "a.b:Task", "33 % of the way", "not measured",
         "Measured at step 6.",
     ):  # fmt: skip

@@ -1,0 +1,181 @@
+"""Plugins of every kind from somebody else's package: by entry point, by module:Class, and refused with help."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from trainer import cli, plugins
+from trainer.errors import ConfigError
+
+KINDS = {  # group: (name, where it is, a line about it)
+    "tasks": {
+        "acme_bare": ("acme.bare:Bare", "Fits a line, without any library."),
+        "acme_linen": ("acme.linen_task:Linen", "Fits a sum with a flax linen network."),
+    },
+    "callbacks": {"acme_bell": ("acme.parts:Bell", "Rings a bell every few steps.")},
+    "writers": {"acme_notebook": ("acme.parts:Notebook", "Writes scalars by hand into a notebook.")},
+    "evaluators": {"acme_ruler": ("acme.parts:Ruler", "Measures how long held-out rows are.")},
+    "data": {"acme_dice": ("acme.parts:Dice", "Throws dice.")},
+    "optimizers": {"acme_sign": ("acme.parts:sign_descent", "Steps of one size, by the sign of the momentum.")},
+}
+
+
+def install(folder, name, entry_points):
+    """Makes entry points known, as an installed package does."""
+    info = folder / f"{name}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    groups = "".join(
+        f"[trainer.{group}]\n" + "".join(f"{key} = {value}\n" for key, value in entries.items())
+        for group, entries in entry_points.items()
+    )
+    (info / "entry_points.txt").write_text(groups)
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+    """A folder of installed packages, one of them acme."""
+    shutil.copytree(Path(__file__).with_name("acme"), tmp_path / "site" / "acme")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    install(
+        tmp_path / "site", "acme",
+        {group: {name: place for name, (place, _) in names.items()} for group, names in KINDS.items()},
+    )  # fmt: skip
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "site"
+
+
+def config(kind, *tasks):
+    """A config whose parts are all acme's: by name, or by place."""
+    chosen = {
+        name: place if kind == "place" else name for names in KINDS.values() for name, (place, _) in names.items()
+    }
+    lines = [
+        "from trainer import base_config",
+        f"PRESETS = {tuple(tasks)!r}",
+        f"PARTS = {chosen!r}",
+        "def get_config(preset):",
+        "    config = base_config()",
+        "    config.name, config.steps, config.log_every, config.compilation_cache = preset, 40, 20, ''",
+        "    config.task = {'target': PARTS[preset]}",
+        "    config.data = {'target': PARTS['acme_dice'], 'sides': 4}",
+        "    config.eval_data = {'target': PARTS['acme_dice'], 'sides': 4}",
+        "    config.optimizer.name, config.optimizer.learning_rate = PARTS['acme_sign'], 0.02",
+        "    config.optimizer.options.momentum = 0.8",
+        "    config.callbacks.bell = {'target': PARTS['acme_bell'], 'every': 4}",
+        "    config.writers.notebook = {'target': PARTS['acme_notebook']}",
+        "    config.evaluators.ruler = {'target': PARTS['acme_ruler']}",
+        "    return config",
+    ]
+    Path(f"{kind}.py").write_text("\n".join(lines) + "\n")
+    return f"--config={kind}.py"
+
+
+@pytest.mark.parametrize("kind", ["name", "place"])
+@pytest.mark.parametrize("task", KINDS["tasks"])
+def test_a_run_of_foreign_parts_alone_learns_and_continues(packages, kind, task, capsys):
+    command = config(kind, *KINDS["tasks"])
+    assert cli.main([f"{command}:{task}"]) == 0, capsys.readouterr().err
+    run = Path("logs") / task
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    last = {name: value for line in lines for name, value in line.items()}
+    assert last["train/loss"] < lines[0]["train/loss"] / 2
+    assert last["bell/rung"] == 10.0
+    assert last["ruler/length"] > 0.5
+    assert f"40,eval/loss,{last['eval/loss']}" in (run / "notebook.csv").read_text()
+    assert (run / "report.html").exists()
+    assert cli.main([f"{command}:{task}"]) == 0  # nothing left to do
+    assert cli.main([f"{command}:{task}", "--mode=eval"]) == 0
+
+
+def test_all_of_them_are_listed_with_a_line_each(packages, capsys):
+    assert cli.main(["--mode=list"]) == 0
+    listed = capsys.readouterr().out
+    for names in KINDS.values():
+        for name, (_, about) in names.items():
+            assert any(line.split()[0] == name and line.endswith(about) for line in listed.splitlines() if line), name
+
+
+BROKEN = {
+    "import_error.py": "import no_such_library\nclass Part: ...\n",
+    "wrong_base.py": "class Part:\n    def __init__(self, **_): ...\n",
+    "missing_method.py": (
+        "from trainer import Evaluator, Task\nclass Part(Task):\n    def init_params(self, rng, batch): ...\n"
+        "class Measure(Evaluator): ...\n"
+        "class Source:\n    def prepare(self): ...\n    def fingerprint(self): ...\n"
+        "class Paper:\n    def write_scalars(self, step, scalars): ...\n"
+    ),
+    "arguments.py": (
+        "from trainer import Callback\nclass Part(Callback):\n"
+        "    def __init__(self, volume: int):\n        super().__init__()\n"
+        "def descent(learning_rate, momentum=0.9): ...\ndef no_rate(momentum=0.9): ...\n"
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    ("group", "spec", "parts"),
+    [
+        ("tasks", {"target": "import_error:Part"}, ["cannot be imported", "No module named 'no_such_library'"]),
+        ("callbacks", {"target": "bad"}, ["'bad' cannot be imported", "import_error: ModuleNotFoundError"]),
+        ("tasks", {"target": "wrong_base:Part"}, ["does not inherit from trainer.task.Task"]),
+        ("callbacks", {"target": "wrong_base:Part"}, ["does not inherit from trainer.callbacks.Callback"]),
+        ("evaluators", {"target": "wrong_base:Part"}, ["does not inherit from trainer.task.Evaluator"]),
+        ("tasks", {"target": "missing_method:Part"}, ["Part lacks loss, which trainer.tasks needs"]),
+        ("evaluators", {"target": "missing_method:Measure"}, ["Measure lacks evaluate"]),
+        ("data", {"target": "missing_method:Source"}, ["Source without iterator"]),
+        ("writers", {"target": "missing_method:Paper"}, ["Paper without write_images"]),
+        ("callbacks", {"target": "arguments:Part", "volum": 3}, ["takes no argument 'volum'", "Did you mean 'volume'"]),
+        ("callbacks", {"target": "arguments:Part"}, ["needs 'volume': give it in the config"]),
+        ("tasks", {"target": "acme_bear"}, ["no plugin 'acme_bear'", "Did you mean 'acme_bare'"]),
+        ("tasks", {"target": "twice"}, ["'twice' is defined by several packages", "one (acme.bare:Bare)",
+                                        "two (acme.linen_task:Linen)", "Give one of them as module:Class"]),
+    ],
+)  # fmt: skip
+def test_a_broken_plugin_is_refused_with_what_is_wrong_with_it(packages, group, spec, parts):
+    for name, text in BROKEN.items():
+        (packages / name).write_text(text)
+    install(packages, "one", {"tasks": {"twice": "acme.bare:Bare"}, "callbacks": {"bad": "import_error:Part"}})
+    install(packages, "two", {"tasks": {"twice": "acme.linen_task:Linen"}})
+    with pytest.raises(ConfigError) as error:
+        plugins.build(spec, group, "x")
+    assert all(part in str(error.value) for part in parts), error.value
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "part"),
+    [
+        ("arguments:no_rate", {}, "has no argument 'learning_rate'"),
+        ("arguments:descent", {"momentun": 1}, "Did you mean 'momentum'"),
+        ("acme_sing", {}, "Did you mean 'acme_sign'"),
+    ],
+)
+def test_a_wrong_optimizer_is_refused(packages, name, options, part):
+    from trainer.config import base_config
+    from trainer.optimizers import build_optimizer
+
+    (packages / "arguments.py").write_text(BROKEN["arguments.py"])
+    settings = base_config().optimizer
+    settings.name = name
+    settings.options = options
+    with pytest.raises(ConfigError, match=part):
+        build_optimizer(settings, 10)
+
+
+def test_a_plugin_with_the_name_of_a_built_in_is_not_used_and_said_so(packages, caplog, capsys):
+    install(
+        packages,
+        "rude",
+        {"callbacks": {"progress": "acme.parts:Bell"}, "optimizers": {"adam": "acme.parts:sign_descent"}},
+    )
+    assert plugins.resolve("progress", "callbacks").__name__ == "Progress"
+    said = "'progress' of rude (acme.parts:Bell) has the name of a built-in and is not used: give it as module:Class."
+    assert said in caplog.text
+    assert cli.main(["--mode=list"]) == 0
+    listed = capsys.readouterr().out
+    assert f"! {said}" in listed
+    assert "! 'adam' of rude" in listed
