@@ -14,8 +14,8 @@ import optax
 import pytest
 from toy import Counter, Regression, StopAt, bits, lines, make_trainer
 
-from trainer.checkpoint_reading import read_position
 from trainer.checkpoints import Best, Checkpoints, best_step, find_step, finished, read_params
+from trainer.checkpoints.reading import read_position
 from trainer.errors import CheckpointError, DataError
 from trainer.sharding import make_mesh, replicated
 from trainer.state import TrainState
@@ -333,7 +333,7 @@ def test_a_save_that_fails_frees_the_space_that_it_took(tmp_path, monkeypatch):
         assert files_of(tmp_path, "tmp-1")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("trainer.checkpoints.write_manifest", full)
+    monkeypatch.setattr("trainer.checkpoints.saving.write_manifest", full)
     with pytest.raises(CheckpointError, match=r"step 1 could not be saved.*No space left.*good one: none"):
         save(tmp_path, a_state({"w": jnp.ones(1)}))
     assert list((tmp_path / "checkpoints").iterdir()) == []

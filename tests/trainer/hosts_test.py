@@ -22,10 +22,10 @@ from toy import Counter, CounterIterator, Recorder, Regression, StopAt, bits, li
 from trainer import experiment, hosts
 from trainer.callbacks import Callback
 from trainer.checkpoints import Best, Checkpoints
+from trainer.checkpoints.manifest import write_manifest
 from trainer.config import load_config
 from trainer.errors import CheckpointError, DataError, UserError
 from trainer.lock import lock_folder
-from trainer.manifest import write_manifest
 from trainer.sharding import make_mesh, put_tree
 from trainer.stopping import EXIT_RESUMABLE, StopFlag, StopReason
 from trainer.writers import JsonlWriter

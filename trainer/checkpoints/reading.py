@@ -20,13 +20,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from trainer.array_files import read_arrays
+from trainer.checkpoints.array_files import read_arrays
+from trainer.checkpoints.manifest import DamagedError, read_json, verify_manifest
+from trainer.checkpoints.retention import Best
+from trainer.checkpoints.tree_index import index_of, mismatches, name_of, nest, storage_keys
 from trainer.errors import CheckpointError, DataError
 from trainer.feed import differences
-from trainer.manifest import DamagedError, read_json, verify_manifest
-from trainer.retention import Best
 from trainer.state import PyTree, TrainState
-from trainer.tree_index import index_of, mismatches, name_of, nest, storage_keys
 
 FOLDER = "checkpoints"
 FORMAT = 1

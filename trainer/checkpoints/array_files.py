@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
-from trainer.manifest import DamagedError
+from trainer.checkpoints.manifest import DamagedError
 
 
 def write_arrays(folder: Path, arrays: Mapping[str, Any]) -> None:

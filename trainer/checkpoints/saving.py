@@ -1,4 +1,4 @@
-"""`Checkpoints`: the checkpoints of a run, whole and atomic; see `trainer.checkpoint_reading` for what is in one."""
+"""`Checkpoints`: the checkpoints of a run, whole and atomic; see `trainer.checkpoints.reading` for what is in one."""
 
 import concurrent.futures
 import json
@@ -11,22 +11,15 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from trainer import checkpoint_reading as reading
 from trainer import hosts
-from trainer.array_files import write_arrays
-from trainer.checkpoint_reading import ReadParams as ReadParams
-from trainer.checkpoint_reading import RunStatus as RunStatus
-from trainer.checkpoint_reading import best_step as best_step
-from trainer.checkpoint_reading import find_step as find_step
-from trainer.checkpoint_reading import finished as finished
-from trainer.checkpoint_reading import read_params as read_params
+from trainer.checkpoints import reading
+from trainer.checkpoints.array_files import write_arrays
+from trainer.checkpoints.manifest import DamagedError, sync, write_manifest
+from trainer.checkpoints.retention import Best, kept
+from trainer.checkpoints.tree_index import Entry, index_of, storage_keys
 from trainer.errors import CheckpointError, DataError
-from trainer.manifest import DamagedError, sync, write_manifest
-from trainer.retention import Best as Best
-from trainer.retention import kept
 from trainer.sharding import put_tree
 from trainer.state import PyTree, TrainState
-from trainer.tree_index import Entry, index_of, storage_keys
 
 _log = logging.getLogger(__name__)
 
