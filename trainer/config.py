@@ -212,13 +212,24 @@ def read_json(path: Path) -> ConfigDict:
         data = json.loads(path.read_text())
     except OSError as e:
         raise ConfigError(f"cannot read {path}: {e.strerror}.") from e
-    except ValueError as e:
+    except (ValueError, RecursionError) as e:
         raise ConfigError(f"{path} is not JSON ({_one_line(e)}). Restore it or start a run under another name.") from e
+    version = data.get("version") if isinstance(data, dict) else None
     if isinstance(data, dict) and isinstance(data.get("config"), dict):
         data = data["config"]
     if not isinstance(data, dict):
-        raise ConfigError(f"{path} holds no config.")
-    return complete(from_json(data), str(path))
+        raise ConfigError(f"{path} holds no config. Restore it or start a run under another name.")
+    try:
+        return complete(from_json(data), str(path))
+    except ConfigError as e:
+        wrote = f"It was written by version {version}. " if version else ""
+        raise ConfigError(
+            f"{e} {wrote}If the field is gone from the code, remove it from the file, or use the version that wrote it."
+        ) from e
+    except (TypeError, ValueError, AttributeError, RecursionError) as e:
+        raise ConfigError(
+            f"{path} holds no config ({_one_line(e)}). Restore it or start a run under another name."
+        ) from e
 
 
 def complete(config: ConfigDict, source: str) -> ConfigDict:

@@ -70,6 +70,7 @@ class Fit:
             writer=MultiWriter(trainer.writers if hosts.is_first() else (), lambda: self.clock.seconds),
             clock=self.clock,
         )  # fmt: skip
+        self.checkpoints.pinned = self.run.pinned
         iterator = open_iterator(trainer.data, trainer.seed)
         if restored:
             self._restore(restored, iterator)
@@ -217,7 +218,8 @@ class Fit:
         except (CheckpointError, OSError) as error:
             if self.trainer.on_save_error == "stop":
                 raise
-            _log.error("step %d: %s The run goes on (on_save_error=continue).", self.run.step, error)
+            notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+            _log.error("step %d: %s%s The run goes on (on_save_error=continue).", self.run.step, error, notes)
 
     def _sanity_evaluation(self) -> None:
         """Tries all evaluations of a new run on a few batches, and forgets what they give."""

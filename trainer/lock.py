@@ -18,7 +18,14 @@ def lock_folder(folder: Path) -> Iterator[None]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / ".lock"
-    with open(path, "a+", encoding="utf-8") as file:
+    try:
+        file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise UserError(
+            f"cannot write to the run folder {folder}: {error.strerror}. Make it writable, or give another "
+            "--workdir=DIR."
+        ) from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

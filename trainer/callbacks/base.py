@@ -31,6 +31,7 @@ class Run:
       writer: writes to all writers of the run.
       scalars: the last value of every scalar that was logged.
       comparisons: the evaluators' figures and what they are to be judged by.
+      pinned: steps whose checkpoints must not be removed; add those that somebody was or will be told of.
       saved: the step of the newest checkpoint that was handed to the disk, or None.
       first_step_s: seconds from the first step's start until its update was dispatched, mostly compilation.
       clock: training time; what takes long and is no training belongs into `with run.clock.paused():`.
@@ -47,6 +48,7 @@ class Run:
     scalars: dict[str, float]
     comparisons: Sequence[Comparison] = ()
     saved: int | None = None
+    pinned: set[int] = dataclasses.field(default_factory=set)
     first_step_s: float | None = None
     clock: Clock = dataclasses.field(default_factory=Clock, repr=False)
     flag: StopFlag = dataclasses.field(default_factory=StopFlag, repr=False)

@@ -45,6 +45,7 @@ class NonFiniteGuard(Callback):
         if skipped is None:
             skipped = 0.0 if math.isfinite(scalars.get("train/loss", 0.0)) else 1.0
         self._bad = self._bad + 1 if skipped > self.max_skipped else 0
+        self._pin(run)
         if self._bad >= self.windows:
             good = self._good_checkpoint
             where = "there is none" if good is None else f"step {good} in {run.workdir / 'checkpoints'}"
@@ -74,3 +75,9 @@ class NonFiniteGuard(Callback):
         """A checkpoint that was saved in good times is itself a good one."""
         if not self._bad and run.saved is not None:
             self._good_checkpoint = run.saved
+        self._pin(run)
+
+    def _pin(self, run: Run) -> None:
+        """Keeps the good checkpoint as long as there is trouble."""
+        if self._good_checkpoint is not None:
+            (run.pinned.add if self._bad else run.pinned.discard)(self._good_checkpoint)

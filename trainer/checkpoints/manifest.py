@@ -3,7 +3,7 @@
 import json
 import os
 import zlib
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 _NAME = "manifest.json"
@@ -29,8 +29,10 @@ def verify_manifest(folder: Path) -> None:
     Raises:
       DamagedError: the first difference.
     """
-    for name, (size, checksum) in read_json(folder / _NAME).items():
-        path = folder / name
+    for name, entry in read_json(folder / _NAME).items():
+        if not (isinstance(entry, list) and len(entry) == 2) or not is_plain(name):
+            raise DamagedError(f"{_NAME} does not list sizes and checksums")
+        (size, checksum), path = entry, folder / name
         if not path.is_file():
             raise DamagedError(f"{name} is missing")
         if path.stat().st_size != size:
@@ -43,12 +45,21 @@ def read_json(path: Path) -> dict[str, Any]:
     """A JSON object.
 
     Raises:
-      DamagedError: the file is missing or no JSON.
+      DamagedError: the file is missing, or no JSON object.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
         raise DamagedError(f"{path.name}: {error}") from error
+    if not isinstance(data, dict):
+        raise DamagedError(f"{path.name}: expected a JSON object, found a {type(data).__name__}")
+    return data
+
+
+def is_plain(name: str) -> bool:
+    """Whether a file's name leads to somewhere below the folder that it is in."""
+    path = PurePath(name)
+    return not path.is_absolute() and ".." not in path.parts
 
 
 def sync(path: Path) -> None:

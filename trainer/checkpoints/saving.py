@@ -48,11 +48,15 @@ class Checkpoints:
       keep: the newest checkpoints that are kept.
       keep_every: checkpoints at multiples of this are kept too; 0 for none.
       best: the best ones are kept too, by the entry `measured` of what `save` is given; None for none.
+
+    Attributes:
+      pinned: steps whose checkpoints are kept as long as they stand here.
     """
 
     def __init__(self, run_folder: Path, keep: int = 3, keep_every: int = 0, best: Best | None = None) -> None:
         self._folder = Path(run_folder) / reading.FOLDER
         self._keep, self._keep_every, self._best = keep, keep_every, best
+        self.pinned: set[int] = set()
         self._figures: dict[int, float | None] = {}  # of `best`, by step
         self._damaged: list[int] = []
         self._good: int | None = None  # the newest that was written or read here
@@ -201,7 +205,7 @@ class Checkpoints:
             self._figures = {s: self._figure(self._best, s) for s in there}
             self._figures[step] = self._best.figure(measured)
         keep = kept(there, self._keep, self._keep_every, self._best, self._figures)
-        return [s for s in self.steps() if s not in keep]
+        return [s for s in self.steps() if s not in keep | self.pinned]
 
     def _write(self, step: int, items: Mapping[str, Any], texts: Mapping[str, str], gone: Collection[int]) -> None:
         self._tidy()
