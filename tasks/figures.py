@@ -54,7 +54,7 @@ def rewards(
     """Rewards over time, predicted beside true: on recorded frames, along dreams, and the errors of both by frame.
 
     Args:
-      truth: [clips, T].
+      truth: [clips, T]; NaN where no step led to the frame.
       recorded: [clips, T], of the recorded frames.
       dreamed: [clips, H], of the last H frames, along dreams.
       error: [T], mean over all clips on recorded frames; NaN where none counts.

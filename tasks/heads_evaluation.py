@@ -149,6 +149,7 @@ class HeadsEvaluation(Evaluator):
         total = {name: np.concatenate([out[name] for out in forced]).sum(axis=0) for name in forced[0]}
         told = np.concatenate([out["rewards"] for out in forced])
         true = np.concatenate(truth)
+        counts = np.concatenate([out["reward_count"] for out in forced])[: len(true)] > 0
         dream = {name: np.concatenate([out[name] for out in dreamed]) for name in dreamed[0]}
         by_distance = total["policy"] / np.maximum(total["policy_count"], 1)
         pooled = np.cumsum(total["policy"]) / np.maximum(np.cumsum(total["policy_count"]), 1)
@@ -168,7 +169,7 @@ class HeadsEvaluation(Evaluator):
         images = {
             "heads_cross_entropy": figures.cross_entropy(pooled, by_distance, floor),
             "heads_reward": figures.rewards(
-                true[:shown], told[:shown], dream["rewards"][:shown],
+                np.where(counts, true, np.nan)[:shown], told[:shown], dream["rewards"][:shown],
                 np.where(total["reward_count"] > 0, total["reward"] / np.maximum(total["reward_count"], 1), np.nan),
                 error.mean(axis=0),
             ),

@@ -30,8 +30,9 @@ def commands(text):
 
 def start(words, folder, home, timeout=600):
     environment = {
-        **os.environ, "TFDS_DATA_DIR": str(home / "data"), "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]), "HOME": str(home), "SDL_VIDEODRIVER": "dummy",
+        **os.environ, "TFDS_DATA_DIR": str(home / "data"), "JAX_PLATFORMS": "cpu", "HOME": str(home),
+        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "SDL_VIDEODRIVER": "dummy",
+        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
     }  # fmt: skip
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
 
