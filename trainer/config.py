@@ -209,7 +209,7 @@ def _is_config(path: Path) -> bool:
 def read_json(path: Path) -> ConfigDict:
     """The config in a run's `config.json`, or in what `--mode=print_config` printed."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except OSError as e:
         raise ConfigError(f"cannot read {path}: {e.strerror}.") from e
     except (ValueError, RecursionError) as e:

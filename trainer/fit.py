@@ -13,7 +13,7 @@ from trainer.callbacks import Callback, Callbacks, Run
 from trainer.checkpoints import Checkpoints, Restored
 from trainer.data import DataIterator
 from trainer.device_rate import utilization
-from trainer.errors import CheckpointError, DataError
+from trainer.errors import CheckpointError, DataError, UserError
 from trainer.evaluation import is_due, write_evaluation
 from trainer.feed import Fed, Feed, HeldOut, open_iterator, signature
 from trainer.metrics import Clock, StepMetrics, Window
@@ -83,7 +83,7 @@ class Fit:
         run, writer = self.run, self.run.writer
         with contextlib.ExitStack() as stack:
             stack.callback(self.checkpoints.close)
-            stack.callback(writer.close)
+            stack.push(self._close_writer)
             try:
                 with hosts.together():
                     writer.resume(run.step)
@@ -162,7 +162,7 @@ class Fit:
         self.window = Window(started=self.clock.seconds)
         with self._tolerated():
             self.checkpoints.check()
-        with hosts.together():
+        with self._tolerated(), hosts.together():
             try:
                 self.callbacks.call("on_log", run, scalars)
             finally:  # a callback that gives up must not take the line with it that says why
@@ -172,7 +172,7 @@ class Fit:
     def _evaluate(self, names: Sequence[str]) -> None:
         run, trainer = self.run, self.trainer
         self.window.wait()
-        with self.clock.paused(), hosts.together():
+        with self.clock.paused(), self._tolerated(), hosts.together():
             result = trainer.evaluations.run(names, run.state, run.frozen, trainer.held_out, run.step)
             self.evaluated += names
             scalars = dict(result.scalars)
@@ -203,6 +203,8 @@ class Fit:
             "seconds": self.clock.seconds,
         }
         with self.clock.paused(), self._tolerated():
+            self.checkpoints.wait()  # a failure of the save before must not keep this one from being tried
+        with self.clock.paused(), self._tolerated():
             with hosts.together():
                 run.writer.flush()  # a resumed run cuts lines back to this step, so they have to be there
             self.checkpoints.save(run.step, run.state, self.feed.position, meta)
@@ -216,10 +218,28 @@ class Fit:
         try:
             yield
         except (CheckpointError, OSError) as error:
-            if self.trainer.on_save_error == "stop":
+            if self.trainer.on_save_error == "continue":
+                _log.error("step %d: %s The run goes on (on_save_error=continue).", self.run.step, _with_notes(error))
+            elif isinstance(error, CheckpointError):
                 raise
-            notes = "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
-            _log.error("step %d: %s%s The run goes on (on_save_error=continue).", self.run.step, error, notes)
+            else:
+                raise self._unwritten(error) from error
+
+    def _unwritten(self, error: OSError) -> UserError:
+        saved = self.checkpoints.newest_good
+        return UserError(
+            f"What step {self.run.step} gave cannot be written: {_with_notes(error)}. The newest good checkpoint: "
+            f"{'none' if saved is None else f'that of step {saved}'}. Make room and start the same command again."
+        )
+
+    def _close_writer(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Closes the writers; what fails then must not hide what failed before."""
+        try:
+            self.run.writer.close()
+        except OSError as unclosed:
+            if error is None and self.trainer.on_save_error == "stop":
+                raise self._unwritten(unclosed) from unclosed
+            _log.error("step %d: %s", self.run.step, _with_notes(unclosed))
 
     def _sanity_evaluation(self) -> None:
         """Tries all evaluations of a new run on a few batches, and forgets what they give."""
@@ -265,3 +285,7 @@ def _of_this_process(
     if isinstance(callbacks, Mapping):
         return {name: callback for name, callback in callbacks.items() if hosts.is_first() or callback.everywhere}
     return [callback for callback in callbacks if hosts.is_first() or callback.everywhere]
+
+
+def _with_notes(error: BaseException) -> str:
+    return str(error) + "".join(f" ({note})" for note in getattr(error, "__notes__", ()))

@@ -125,12 +125,12 @@ def store(folder: Path, config: ConfigDict, provenance: Mapping[str, Any]) -> No
 
 def stored_provenance(folder: Path) -> dict[str, Any]:
     """The upstream runs that the run was started on."""
-    return json.loads((folder / CONFIG).read_text()).get("upstream") or {}
+    return json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("upstream") or {}
 
 
 def stored_hash(folder: Path) -> str:
     """The hash of the run's config as it was written: fields that the code has gained since do not change it."""
-    data = json.loads((folder / CONFIG).read_text())
+    data = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     return config_hash(data.get("config", data))
 
 
@@ -147,7 +147,7 @@ def write_json(path: Path, data: Any) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w") as f:
+        with temporary.open("w", encoding="utf-8") as f:
             f.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
             f.flush()
             os.fsync(f.fileno())
@@ -184,7 +184,7 @@ def read_example(folder: Path) -> dict[str, Any]:
         return {k: restore(v) for k, v in value.items()}
 
     try:
-        return restore(json.loads((folder / EXAMPLE).read_text()))
+        return restore(json.loads((folder / EXAMPLE).read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError, KeyError) as e:
         raise ConfigError(
             f"{folder} cannot be used: {EXAMPLE}, the shapes of its batches, is missing or damaged. "

@@ -56,7 +56,7 @@ class Update:
         learn = jax.value_and_grad(lambda p, *args: objective(cast(p, self.precision), *args), has_aux=True)
         if self.accumulate == 1:
             (loss, (metrics, extra)), grads = learn(params, batch, rng, extra)
-            return grads, {"loss": loss, **metrics}, extra
+            return _of_finite(loss, grads), {"loss": loss, **metrics}, extra
         parts, whole = self._deal(batch)
 
         def add(carry: Any, part: Any) -> Any:
@@ -67,8 +67,9 @@ class Update:
 
         zeros = jax.tree.map(jnp.zeros_like, params)
         (total, extra), metrics = jax.lax.scan(add, (zeros, extra), (jnp.arange(self.accumulate), parts))
+        means = {name: jnp.mean(value, axis=0) for name, value in metrics.items()}
         grads = jax.tree.map(lambda g: g / self.accumulate, total)
-        return grads, {name: jnp.mean(value, axis=0) for name, value in metrics.items()}, extra
+        return _of_finite(means["loss"], grads), means, extra
 
     def _deal(self, batch: Any) -> tuple[list[Any], tuple[list[Any], Any]]:
         """The batch's leaves as parts [k, rows / k, …] (None: not dealt out), and those that are not, with the tree."""
@@ -111,6 +112,12 @@ class Update:
         skipped = state.skipped + (~finite).astype(state.skipped.dtype)
         next_state = TrainState(state.step + 1, params, opt_state, ema, extra, state.rng, skipped)
         return next_state, {"grad_norm": grad_norm, "update_skipped": (~finite).astype(jnp.float32)}
+
+
+def _of_finite(loss: jax.Array, grads: PyTree) -> PyTree:
+    """The gradients, and NaN in their place where the loss itself is not finite: `apply` leaves such an update out."""
+    finite = jnp.isfinite(loss)
+    return jax.tree.map(lambda g: jnp.where(finite, g, jnp.nan), grads)
 
 
 def cast(tree: PyTree, precision: str) -> PyTree:

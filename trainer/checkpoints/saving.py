@@ -68,6 +68,11 @@ class Checkpoints:
         """The steps that have a checkpoint on the disk, rising."""
         return reading.steps_in(self._folder)
 
+    @property
+    def newest_good(self) -> int | None:
+        """The step of the newest checkpoint that was written or read here."""
+        return self._good
+
     def is_best(self, measured: Mapping[str, Any]) -> bool:
         """Whether a checkpoint with these figures is better than one of the best kept, or these are not full yet."""
         if self._best is None:

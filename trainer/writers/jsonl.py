@@ -65,8 +65,8 @@ class JsonlWriter(Writer):
     def close(self) -> None:
         """Closes the file; the next write opens it again."""
         if self._file is not None:
-            self._file.close()
-            self._file = None
+            file, self._file = self._file, None
+            file.close()
 
 
 def read_jsonl(path: Path) -> list[dict[str, Any]]:
