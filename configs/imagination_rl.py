@@ -18,7 +18,7 @@ def get_config(preset: str) -> ConfigDict:
     config.upstream.heads = {"run": f"logs/heads-{preset}", "config": f"configs/heads.py:{preset}"}
     config.task = {"target": "tasks.imagination_rl:ImaginationRLTask"} | _task(preset)
     config.data = episodes(preset) | _data(preset)
-    config.eval_data = held_out(preset)
+    config.eval_data = held_out(preset, config.data)
     config.optimizer.update(_optimizer(preset))
     config.update(_schedule(preset))
     return config

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
 
@@ -29,13 +30,21 @@ def episodes(preset: str) -> dict[str, Any]:
         "shuffle": True,
         "num_epochs": placeholder(int),
         "keys": {},
+        "alignment": placeholder(str),
         "cache": True,
     }
 
 
-def held_out(preset: str) -> dict[str, Any]:
-    """The first 64 frames of the validation episodes, in order."""
-    return episodes(preset) | {"split": "validation", "start": "reset", "shuffle": False, "num_epochs": 1}
+def held_out(preset: str, data: ConfigDict | None = None) -> dict[str, Any]:
+    """The first 64 frames of the validation episodes, in order.
+
+    What `data` is called, where it lies and how it is read hold for them too, unless told otherwise; `keys` always.
+    """
+    same: dict[str, Any] = {}
+    if data is not None:
+        same = {field: data.get_oneway_ref(field) for field in ("name", "data_dir", "alignment")}
+        same["keys"] = data["keys"]
+    return episodes(preset) | same | {"split": "validation", "start": "reset", "shuffle": False, "num_epochs": 1}
 
 
 def environment() -> dict[str, Any]:

@@ -17,7 +17,7 @@ def get_config(preset: str) -> ConfigDict:
     config.name = f"tokenizer-{preset}"
     config.task = {"target": "tasks.tokenizer:TokenizerTask"} | _task(preset)
     config.data = episodes(preset) | _data(preset)
-    config.eval_data = held_out(preset)
+    config.eval_data = held_out(preset, config.data)
     config.optimizer.update(_optimizer(preset))
     config.update(_schedule(preset))
     return config

@@ -42,7 +42,7 @@ def find_builder(name: str, data_dir: str | None = None) -> tfds.core.DatasetBui
     base, config = parsed.name, options.get("config")
     register(base)
     try:
-        with _quiet():
+        with quiet():
             return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
         own = own_names()
@@ -62,6 +62,11 @@ def find_builder(name: str, data_dir: str | None = None) -> tfds.core.DatasetBui
         ) from error
     except OSError as error:
         raise _not_prepared(name, data_dir, error) from error
+    except ImportError as error:
+        raise DataError(
+            f"The data set {name!r} has features that cannot be read without another library: {error}. Where that "
+            "library is TensorFlow, write them as tfds.features.Tensor or Image instead, or install it."
+        ) from error
 
 
 def prepare(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
@@ -78,7 +83,7 @@ def prepare(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
     started = time.monotonic()
     print(f"Preparing the data set {name} (once) in {builder.data_dir} …", file=sys.stderr, flush=True)
     try:
-        with _quiet():
+        with quiet():
             builder.download_and_prepare(file_format="array_record")
     except OSError as error:
         # Where another process finished the same data set first, its folder is in the way of the rename.
@@ -97,7 +102,7 @@ def prepare(name: str, data_dir: str | None = None) -> tfds.core.DatasetBuilder:
 
 
 def _is_prepared(builder: tfds.core.DatasetBuilder) -> bool:
-    with _quiet():
+    with quiet():
         return builder.is_prepared()
 
 
@@ -121,7 +126,7 @@ def _not_prepared(name: str, data_dir: str | None, error: OSError) -> DataError:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Keeps TFDS's progress bars, on a terminal, and drops the messages it prints and logs around them."""
     verbosity = logging.get_verbosity()
     logging.set_verbosity(logging.ERROR)

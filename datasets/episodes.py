@@ -2,44 +2,50 @@
 
 import functools
 import threading
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import jax
 import numpy as np
 import tensorflow_datasets as tfds
 
+from datasets import tfrecords
 from datasets.contents import checksum
 from datasets.errors import DataError, near_matches
+from datasets.features import PER_EPISODE, Names, Selection
 
 Episode = dict[str, Any]  # Arrays [T, …] by batch name, or dicts of such arrays.
-REQUIRED = "frames"
-PER_EPISODE = {"task": np.int32, "relevant": np.bool_}
-OPTIONAL = ("actions", "rewards", "is_first", "is_terminal", *PER_EPISODE)
+Alignment = Literal["before", "after"]
+_JAX_TYPES = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}
 
 
 class Episodes:
     """Reads episodes at random; safe to use from several threads."""
 
     def __init__(
-        self, builder: tfds.core.DatasetBuilder, split: str, *, keys: Mapping[str, str], cache_bytes: int
-    ) -> None:
+        self, builder: tfds.core.DatasetBuilder, split: str, *, keys: Mapping[str, Names], cache_bytes: int,
+        alignment: Alignment | None = None,
+    ) -> None:  # fmt: skip
         """Opens a prepared data set.
 
         Args:
           builder: of the data set.
           split: in TFDS's notation: "train", "train[:90%]" …
-          keys: feature names by batch name, where the two differ.
+          keys: feature names by batch name, where the two differ; see `datasets.features`.
           cache_bytes: decoded episodes are kept in memory up to this size. Nothing is ever evicted: under a random
             order no other rule keeps more of what comes next.
+          alignment: whether the action and reward stored with a frame came before it ("before", also None) or after
+            it ("after", as in RLDS). Must be given where they lie in a nested data set of steps.
 
         Raises:
-          DataError: the data set has no such split or features, or is stored in a format without random access.
+          DataError: the data set has no such split or features, or is stored in a format without random access, or
+            its alignment must be given.
         """
         info = builder.info
         self.label = f"{info.full_name}, split {split!r}"
-        self._features = _match_features(info.full_name, list(info.features), keys)
-        self._tensor_infos = info.features.get_tensor_info()
+        self._selection = Selection(info.full_name, info.features, keys)
+        self._names = self._selection.names
+        self._alignment = _checked(alignment, self._selection, info.full_name)
         self._cache: dict[int, Episode] = {}
         self._cache_bytes = cache_bytes
         self.cached_bytes = 0
@@ -52,14 +58,17 @@ class Episodes:
                 f"The data set {info.full_name} has no split {split!r}. {near_matches(split, names)}"
                 f"Its splits: {', '.join(names)}; parts of them are written 'train[:90%]'."
             ) from error
-        unused = {name: tfds.decode.SkipDecoding() for name in info.features if name not in self._features.values()}
+        decoders = self._selection.decoders()
+        if tfrecords.only(info):
+            self._source = tfrecords.TfRecords(info, split, decoders)
+            return
         try:
-            self._source = builder.as_data_source(split, decoders=unused)
+            self._source = builder.as_data_source(split, decoders=decoders)
         except NotImplementedError as error:
             raise DataError(
                 f"The data set {info.full_name} is stored as {info.file_format.value} in {builder.data_dir}, which "
-                "cannot be read at random. Delete that folder, or give another with --config.data.data_dir=FOLDER: "
-                "the data set is then written as array_record."
+                "cannot be read at random. Convert it to array_record (`tfds convert_format`), or give another folder "
+                "with --config.data.data_dir=FOLDER."
             ) from error
 
     def __len__(self) -> int:
@@ -68,8 +77,9 @@ class Episodes:
     def __getitem__(self, index: int) -> Episode:
         """The episode: `frames` uint8 [T, H, W, C], and what the data set has of the rest, one entry per frame.
 
-        `task` (int32) and `relevant` (bool) are the same at every frame: where the data set has them per step, as at
-        the episode's first.
+        `actions[t]` and `rewards[t]` led to and came with `frames[t]`, whatever the alignment in the data set. `task`
+        (int32), `relevant` and `labelled` (bool) are the same at every frame: where the data set has them per step, as
+        at the episode's first.
 
         Raises:
           DataError: a feature is not of the type or length that its name promises.
@@ -86,27 +96,20 @@ class Episodes:
 
     def contents(self) -> dict[str, Any]:
         """What is read, as JSON-able data: the features in use, and a checksum of the record files; see `checksum`."""
-        features = {
-            feature: jax.tree.map(
-                lambda part: f"{np.dtype(part.np_dtype)}{list(part.shape)}", self._tensor_infos[feature]
-            )
-            for feature in sorted(set(self._features.values()))
-        }
-        return {"features": features, "checksum": self._checksum}
+        shifted = {"alignment": self._alignment} if self._alignment == "after" else {}
+        return {"features": self._selection.types(), "checksum": self._checksum, **shifted}
 
     @functools.cached_property
     def _checksum(self) -> int:
         return checksum(dict.fromkeys(self._files))
 
     def _read(self, index: int) -> Episode:
-        example = self._source[int(index)]
-        episode = {key: _as_arrays(example[feature]) for key, feature in self._features.items()}
+        episode = self._selection.read(self._source[int(index)])
         frames = episode["frames"]
-        if frames.ndim != 4 or frames.dtype != np.uint8:
+        if not isinstance(frames, np.ndarray) or frames.ndim != 4 or frames.dtype != np.uint8:
             raise DataError(
-                f"Frames must be uint8 arrays [T, H, W, C]; {self._features['frames']!r} of episode {index} of "
-                f"{self.label} is {frames.dtype} {list(frames.shape)}. "
-                "Name another feature in the config: data.keys = {'frames': NAME}."
+                f"Frames must be uint8 arrays [T, H, W, C]; {self._names['frames']!r} of episode {index} of "
+                f"{self.label} is {_shown(frames)}. Name another feature in the config: --config.data.keys.frames=NAME"
             )
         for key in PER_EPISODE:
             if key in episode:
@@ -118,45 +121,77 @@ class Episodes:
                     f"{key!r} needs one entry per frame, {len(frames)} in episode {index} of {self.label}; "
                     f"it has {sorted(lengths)}."
                 )
-        return episode
+        for key in ("rewards", "is_first", "is_terminal"):
+            if key in episode:
+                episode[key] = self._numbers(key, episode[key], index, len(frames))
+        if "actions" in episode:
+            episode["actions"] = jax.tree.map(functools.partial(self._action, index), episode["actions"])
+        return arrived(episode) if self._alignment == "after" else episode
+
+    def _numbers(self, key: str, value: Any, index: int, length: int) -> np.ndarray:
+        """A number per frame."""
+        if not isinstance(value, np.ndarray) or value.size != length or value.dtype.kind not in "biuf":
+            raise DataError(
+                f"{key!r} must be one number per frame; {self._names[key]!r} of episode {index} of {self.label} is "
+                f"{_shown(value)}. Name another feature in the config, or none: --config.data.keys.{key}="
+            )
+        return value.reshape(length)
+
+    def _action(self, index: int, leaf: np.ndarray) -> np.ndarray:
+        """An action's component, in a type that JAX has."""
+        if leaf.dtype.kind not in "biuf":
+            raise DataError(
+                f"Actions must be numbers; {self._names['actions']!r} of episode {index} of {self.label} holds "
+                f"{_shown(leaf)}. Name the components to use: --config.data.keys.actions.COMPONENT=NAME"
+            )
+        return leaf.astype(_JAX_TYPES.get(leaf.dtype, leaf.dtype), copy=False)
 
     def _repeat(self, key: str, value: Any, index: int, length: int) -> np.ndarray:
         """One entry per frame of what belongs to the whole episode."""
-        given = jax.tree.leaves(value)[0]
+        given = value
         kinds = "iu" if key == "task" else "biu"
-        if given is not value or given.dtype.kind not in kinds or given.shape not in ((), (length,)):
+        if not isinstance(given, np.ndarray) or given.dtype.kind not in kinds or given.shape not in ((), (length,)):
             raise DataError(
                 f"{key!r} must be {'an integer' if key == 'task' else 'a truth value'} per episode or per frame; "
-                f"{self._features[key]!r} of episode {index} of {self.label} is {given.dtype} {list(given.shape)}. "
+                f"{self._names[key]!r} of episode {index} of {self.label} is {_shown(given)}. "
                 f"Name another feature in the config, or none: data.keys = {{{key!r}: ''}}."
             )
         # `broadcast_to` and not an index: an episode may be empty.
         return np.broadcast_to(given[:1] if given.ndim else given, length).astype(PER_EPISODE[key])
 
 
-def _match_features(label: str, present: Sequence[str], keys: Mapping[str, str]) -> dict[str, str]:
-    """Feature names by batch name, for those that there are."""
-    unknown = sorted(set(keys) - {REQUIRED, *OPTIONAL})
-    if unknown:
+def _checked(alignment: Alignment | None, selection: Selection, label: str) -> Alignment:
+    """The alignment; it has no default where the RLDS convention is likely, since a wrong one would go unseen."""
+    if alignment is None and selection.by_step & {"actions", "rewards"}:
         raise DataError(
-            f"keys names {', '.join(unknown)}, which no batch has; known: {REQUIRED}, {', '.join(OPTIONAL)}."
+            f"The data set {label} holds its steps as a nested data set, as RLDS does: say whether a step's action and "
+            "reward come after its frame, --config.data.alignment=after (RLDS), or led to it, "
+            "--config.data.alignment=before."
         )
-    features = {}
-    for key in (REQUIRED, *OPTIONAL):
-        feature = keys.get(key, key)
-        if feature == "" and key != REQUIRED:
-            continue
-        if feature in present:
-            features[key] = feature
-        elif key == REQUIRED or feature != key:
-            raise DataError(
-                f"The data set {label} has no feature {feature!r} for the {key}. {near_matches(feature, present)}"
-                f"Its features: {', '.join(present)}. Name one in the config: data.keys = {{{key!r}: NAME}}."
-            )
-    return features
+    return alignment or "before"
 
 
-def _as_arrays(value: Any) -> Any:
+def arrived(episode: Episode) -> Episode:
+    """From RLDS's convention to the batch's: what came after frame t - 1 led to frame t.
+
+    The last step's action and reward, which RLDS calls invalid, are dropped. Nothing led to a frame after a reset:
+    zeros stand there. The flags speak of the frame itself in both conventions.
+    """
+    length = len(episode["frames"])
+    reset = np.asarray(episode.get("is_first", np.arange(length) == 0), bool) | (np.arange(length) == 0)
+
+    def shift(leaf: np.ndarray) -> np.ndarray:
+        out = np.roll(leaf, 1, axis=0)
+        out[reset] = 0
+        return out
+
+    return {
+        key: jax.tree.map(shift, value) if key in ("actions", "rewards") else value for key, value in episode.items()
+    }
+
+
+def _shown(value: Any) -> str:
+    """Type and shape, for messages."""
     if isinstance(value, Mapping):
-        return {name: _as_arrays(part) for name, part in value.items()}
-    return np.asarray(value)
+        return f"a group of features: {', '.join(value)}"
+    return f"{value.dtype} {list(value.shape)}"

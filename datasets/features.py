@@ -1,7 +1,7 @@
 """`Selection`: which features of a TFDS data set a batch takes, by name, however deep they lie.
 
-A name is a path: `video`, `observation/image`. A data set of RLDS form holds the steps of an episode as a nested data set,
-`steps`; a name that the episode does not have is looked up there, so `observation/image` means `steps/observation/image`.
+A name is a path: `video`, `observation/image`. A data set of RLDS form holds the steps of an episode as a nested data
+set, `steps`; a name that the episode lacks is looked up there: `observation/image` means `steps/observation/image`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -42,13 +42,13 @@ class Selection:
         """
         self._label, self._features = label, features
         self._all = dict(_walk(features))
-        self._nested = [name for name, feature in features.items() if _steps(feature)]
+        self._nested = [name for name, part in features.items() if isinstance(part, tfds.features.Dataset)]
         unknown = sorted(set(keys) - {REQUIRED, *OPTIONAL})
         if unknown:
             raise DataError(
                 f"keys names {', '.join(unknown)}, which no batch has; known: {REQUIRED}, {', '.join(OPTIONAL)}."
             )
-        found = {key: self._find(key, keys[key] if key in keys else None) for key in (REQUIRED, *OPTIONAL)}
+        found = {key: self._find(key, keys.get(key)) for key in (REQUIRED, *OPTIONAL)}
         self.names: dict[str, Names] = {key: names for key, names in found.items() if names}
         self.by_step = {key for key in self.names if any(self._in_steps(path) for path in self._paths(key))}
 
@@ -66,21 +66,26 @@ class Selection:
         """The features in use of a decoded example, by batch name: arrays, actions perhaps a dict of arrays.
 
         Raises:
-          DataError: the steps of an episode differ in shape.
+          DataError: an episode has no steps, or they differ in shape.
         """
         tops = {path.split("/")[0] for key in self.names for path in self._paths(key)}
         # Every step is decoded where it is asked for: once, for all features.
-        opened = {top: list(example[top]) if _steps(self._features[top]) else example[top] for top in tops}
+        opened = {top: list(example[top]) if top in self._nested else example[top] for top in tops}
+        if any(isinstance(value, list) and not value for value in opened.values()):
+            raise DataError(f"{self._label} holds an episode without a step. Leave it out of the split.")
         return {key: self._read(key, opened) for key in self.names}
 
     def _read(self, key: str, opened: Mapping[str, Any]) -> Arrays:
         names = self.names[key]
         try:
             if isinstance(names, Mapping):
-                return {component: _as_array(_at(opened, path)) for component, path in names.items()}
+                return {component: np.asarray(_at(opened, path)) for component, path in names.items()}
             value = _flat(_at(opened, names))
         except ValueError as error:
-            raise DataError(f"The steps of an episode of {self._label} do not fit together in {names!r}: {error}.") from error
+            raise DataError(
+                f"The steps of an episode of {self._label} cannot be put together in {names!r}: {error}. "
+                f"Name another feature: --config.data.keys.{key}=NAME"
+            ) from error
         if key == "frames" and key in self.by_step and isinstance(value, np.ndarray) and value.ndim == 3:
             value = value[..., None]  # Pictures without colours: here it is known which axis is time.
         return value
@@ -97,7 +102,7 @@ class Selection:
             return None
         if given is not None and given != key:
             return self._resolve(key, given)
-        usual = self._path(key) or next((path for path in self._usual(key)), None)
+        usual = self._path(key) or next(self._usual(key), None)
         return self._resolve(key, key) if usual is None and key == REQUIRED else usual
 
     def _path(self, name: str) -> str | None:
@@ -107,7 +112,7 @@ class Selection:
     def _usual(self, key: str) -> Iterator[str]:
         """Where RLDS has the feature for `key`."""
         for path in (f"{top}/{name}" for top in self._nested for name in _STEP_NAMES.get(key, ())):
-            if path in self._all and (key != "frames" or _is_picture(self._all[path])):
+            if path in self._all and (key != REQUIRED or self._is_picture(path)):
                 yield path
 
     def _resolve(self, key: str, name: str) -> str:
@@ -116,9 +121,10 @@ class Selection:
             return path
         shown = [path for path in self._all if "/" not in path and path not in self._nested]
         shown += [path for path, feature in self._all.items() if self._in_steps(path) and not dict(_walk(feature))]
-        pictures = [path for path in shown if _is_picture(self._all[path])] if key == REQUIRED else []
+        short = [path.partition("/")[2] for path in shown if self._in_steps(path)]
+        pictures = [path for path in shown if self._is_picture(path)] if key == REQUIRED else []
         raise DataError(
-            f"The data set {self._label} has no feature {name!r} for the {key}. {near_matches(name, shown)}"
+            f"The data set {self._label} has no feature {name!r} for the {key}. {near_matches(name, [*shown, *short])}"
             f"Its features: {', '.join(shown)}. "
             f"Name one in the config: --config.data.keys.{key}={pictures[0] if pictures else 'NAME'}"
         )
@@ -130,6 +136,13 @@ class Selection:
     def _in_steps(self, path: str) -> bool:
         return "/" in path and path.split("/")[0] in self._nested
 
+    def _is_picture(self, path: str) -> bool:
+        """Whether a feature can be frames: uint8, a picture per step or a whole video."""
+        info = self._all[path].get_tensor_info()
+        if isinstance(info, Mapping) or info.np_dtype != np.uint8:
+            return False
+        return len(info.shape) in ((2, 3) if self._in_steps(path) else (4,))
+
 
 class _Skip(tfds.decode.SkipDecoding):
     """Also for features inside of sequences, which TFDS's own leaves out."""
@@ -139,11 +152,6 @@ class _Skip(tfds.decode.SkipDecoding):
         return example
 
     decode_ragged_example_np = decode_batch_example_np
-
-
-def _steps(feature: Any) -> bool:
-    """Whether a feature is a nested data set."""
-    return isinstance(feature, tfds.features.Dataset)
 
 
 def _walk(feature: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -169,11 +177,6 @@ def _skip(feature: Any, path: str, used: Sequence[str]) -> Any:
     return {name: part for name, part in parts.items() if part is not None}
 
 
-def _is_picture(feature: Any) -> bool:
-    info = feature.get_tensor_info()
-    return not isinstance(info, Mapping) and len(info.shape) in (2, 3) and info.np_dtype == np.uint8
-
-
 def _described(info: Any) -> Any:
     if isinstance(info, Mapping):
         return {name: _described(part) for name, part in info.items()}
@@ -195,13 +198,9 @@ def _at(value: Any, path: str) -> Any:
 def _flat(value: Any) -> Arrays:
     """Arrays; dicts in dicts become one dict, its names joined: {"arm": {"x": …}} is {"arm_x": …}."""
     if not isinstance(value, Mapping):
-        return _as_array(value)
+        return np.asarray(value)
     out: dict[str, Any] = {}
     for name, part in value.items():
         part = _flat(part)
         out |= {f"{name}_{inner}": leaf for inner, leaf in part.items()} if isinstance(part, Mapping) else {name: part}
     return out
-
-
-def _as_array(value: Any) -> np.ndarray:
-    return np.asarray(value)

@@ -19,8 +19,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from datasets import builders
-from datasets.episodes import PER_EPISODE, Episodes
+from datasets.episodes import Alignment, Episodes
 from datasets.errors import DataError
+from datasets.features import PER_EPISODE, Names
 from datasets.schedule import Schedule
 
 Batch = dict[str, Any]
@@ -38,8 +39,8 @@ class TfdsData:
     - `continues` float32 [B, T], 0 where the episode terminates at the frame, else 1;
     - `is_first` bool [B, T], true at an episode's first frame only, wherever the clip starts;
     - `independent` bool [B], rows of T single frames, each from another episode where there are so many;
-    - `labelled` bool [B], whether `actions` may be used. Never so in independent rows: an action says nothing without
-      the frame before it;
+    - `labelled` bool [B], whether `actions` may be used; the data set may say so of each episode. Never so in
+      independent rows: an action says nothing without the frame before it;
     - `task` int32 [B], which of the data set's tasks the episode shows;
     - `relevant` bool [B], whether cloning should learn from the episode.
 
@@ -63,8 +64,11 @@ class TfdsData:
       shuffle: every epoch in another random order.
       num_epochs: passes over the episodes, each giving one clip per pass; rows left over at the end are dropped. None
         for ever.
-      keys: feature names by batch name, where they differ: {"frames": "video", "is_terminal": "done"}. An
-        empty name leaves a feature out.
+      keys: feature names by batch name, where they differ: {"frames": "observation/image", "is_terminal": "done"}; for
+        actions also the names of several components: {"actions": {"move": "action/move", "fire": "action/fire"}}. An
+        empty name leaves a feature out. See `datasets.features`.
+      alignment: whether the action and the reward stored with a frame led to it ("before") or came after it ("after",
+        as in RLDS; the batch has them with the next frame). None: "before", but must be given for RLDS episodes.
       cache: keep decoded episodes in memory.
       cache_bytes: up to this much of them. What does not fit is decoded at every use, which costs most in
         independent rows: T episodes each.
@@ -85,7 +89,8 @@ class TfdsData:
     start: Literal["any", "reset"] = "any"
     shuffle: bool = True
     num_epochs: int | None = None
-    keys: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    keys: Mapping[str, Names] = dataclasses.field(default_factory=dict)
+    alignment: Alignment | None = None
     cache: bool = True
     cache_bytes: int = 3 * 2**30
     read_threads: int = 2
@@ -116,7 +121,8 @@ class TfdsData:
         if len(self._episodes) == 0 or len(schedule) == 0:
             raise DataError(
                 f"{self._episodes.label} has {len(self._episodes)} episodes: too few for one batch of "
-                f"{self.batch_size} rows in {self.num_epochs} epoch(s). Lower --config.data.batch_size."
+                f"{self.batch_size} rows in {self.num_epochs} epoch(s). Lower the batch_size of this data "
+                "(--config.data.batch_size, --config.eval_data.batch_size)."
             )
         batches = _Batches(self._episodes, schedule, self._labelled)
         options = grain.ReadOptions(
@@ -126,7 +132,7 @@ class TfdsData:
 
     def fingerprint(self) -> dict[str, Any]:
         """What a saved position is valid for: the content, and all settings that decide what batch n holds."""
-        same_batches = {"data_dir", "cache", "cache_bytes", "read_threads", "read_ahead", "name", "keys"}
+        same_batches = {"data_dir", "cache", "cache_bytes", "read_threads", "read_ahead", "name", "keys", "alignment"}
         settings = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -136,7 +142,7 @@ class TfdsData:
             "name": self._builder.info.full_name,
             "num_episodes": len(self._episodes),
             **self._episodes.contents(),
-            "keys": dict(self.keys),
+            "keys": {key: names if isinstance(names, str) else dict(names) for key, names in self.keys.items()},
             **settings,
         }
 
@@ -147,7 +153,8 @@ class TfdsData:
     @functools.cached_property
     def _episodes(self) -> Episodes:
         # Kept, so that all iterators share one cache.
-        return Episodes(self._builder, self.split, keys=self.keys, cache_bytes=self.cache_bytes if self.cache else 0)
+        cache_bytes = self.cache_bytes if self.cache else 0
+        return Episodes(self._builder, self.split, keys=self.keys, cache_bytes=cache_bytes, alignment=self.alignment)
 
     @functools.cached_property
     def _labelled(self) -> np.ndarray:
@@ -194,6 +201,8 @@ class _Batches:
         ]
         batch = _join(self.episodes.label, np.stack, rows)
         labelled = self.labelled[plan.episodes[:, 0]] & ~plan.independent
+        if "labelled" in batch:
+            labelled = labelled & batch.pop("labelled")[:, 0]
         if "actions" in batch:
             batch["actions"] = jax.tree.map(lambda leaf: _zero_unless(labelled, leaf), batch["actions"])
         if "rewards" in batch:
@@ -214,7 +223,7 @@ def _clip(episodes: Episodes, numbers: np.ndarray, places: np.ndarray) -> Batch:
     if available < length:
         raise DataError(
             f"Episode {number} of {episodes.label} has {available} frames, and clips of {length} are wanted. "
-            f"Lower --config.data.length to {available} or less."
+            f"Lower the length of this data (--config.data.length, --config.eval_data.length) to {available} or less."
         )
     start = int(places[0] * (available - length + 1))
     return _slice(episode, slice(start, start + length))
@@ -286,6 +295,8 @@ def _check(data: TfdsData) -> None:
         _check_type(name, getattr(data, name), bool, "True or False")
     if data.start not in ("any", "reset"):
         raise DataError(f"--config.data.start must be 'any' or 'reset', not {data.start!r}.")
+    if data.alignment not in ("before", "after", None):
+        raise DataError(f"--config.data.alignment must be 'before' or 'after', not {data.alignment!r}.")
     if data.short_length is None and data.short_batch_size is not None:
         raise DataError("--config.data.short_batch_size is set, but without short_length there are no short batches.")
     if data.short_length is not None and data.long_every == 1:

@@ -1,0 +1,377 @@
+"""A folder of recordings becomes a data set, or a list of all that is wrong with it."""
+
+import json
+import re
+import shlex
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from datasets import folder, inspection
+from datasets.pipeline import TfdsData
+from trainer.config import load_config
+from trainer.overrides import override
+
+LENGTH = 7
+
+
+def shade(episode, step):
+    return 16 * episode + step
+
+
+def arrays(episode=0, length=LENGTH, **changes):
+    """What a good recording holds; the pixels tell episode and step."""
+    values = shade(episode, np.arange(length))
+    out = {
+        "frames": np.broadcast_to(values.astype(np.uint8)[:, None, None, None], (length, 8, 8, 3)),
+        "actions": values % 5,
+        "rewards": np.where(np.arange(length) > 0, values / 4, 0),
+    }
+    return {key: value for key, value in (out | changes).items() if value is not None}
+
+
+@pytest.fixture
+def recordings(tmp_path):
+    """Writes .npz files, by name."""
+
+    def write(**files):
+        (tmp_path / "in").mkdir(exist_ok=True)
+        for name, content in files.items():
+            np.savez(tmp_path / "in" / f"{name}.npz", **content)
+        return tmp_path / "in"
+
+    return write
+
+
+@pytest.fixture
+def run(tmp_path, capsys):
+    """Runs the command on a folder; returns status, output and messages."""
+
+    def start(source, *options):
+        status = folder.main([str(source), "--name=mine", f"--data_dir={tmp_path / 'out'}", *options])
+        said = capsys.readouterr()
+        return status, said.out, said.err
+
+    return start
+
+
+def rows(tmp_path, split="train", **settings):
+    """All episodes of a split, by the number that their pixels tell."""
+    data = TfdsData(
+        name="mine", data_dir=str(tmp_path / "out"), split=split, start="reset", shuffle=False, num_epochs=1,
+        **{"batch_size": 1, "length": LENGTH} | settings,
+    )  # fmt: skip
+    return {round(batch["frames"][0, 0, 0, 0, 0] / 16): batch for batch in data.iterator(seed=0)}
+
+
+def test_recordings_are_read_by_name_with_nothing_changed(recordings, run, tmp_path):
+    files = {f"game{e}": arrays(e, is_terminal=e % 2 == 0, task=e, relevant=e > 1) for e in range(5)}
+    status, said, _ = run(recordings(**files), "--validation=0.4")
+    assert status == 0
+    train, held_out = rows(tmp_path), rows(tmp_path, "validation")
+    assert sorted([*train, *held_out]) == list(range(5))
+    assert len(held_out) == 2
+    for episode, batch in (train | held_out).items():
+        given = files[f"game{episode}"]
+        np.testing.assert_array_equal(batch["frames"][0], given["frames"])
+        np.testing.assert_array_equal(batch["actions"][0, 1:], given["actions"][1:])
+        np.testing.assert_array_equal(batch["rewards"][0], given["rewards"])
+        np.testing.assert_array_equal(
+            batch["continues"][0] == 0, (np.arange(LENGTH) == LENGTH - 1) & (episode % 2 == 0)
+        )
+        assert (batch["task"][0], batch["relevant"][0], batch["labelled"][0]) == (episode, episode > 1, True)
+    assert "mine 1.0.0: 5 episodes (3 train, 2 validation), 35 frames" in said
+    assert "8 × 8 × 3, 7 in an episode" in said
+    assert "categorical, 0 … 4" in said
+    assert "3 of 5 episodes end in a terminal state" in said
+
+
+def test_actions_that_come_after_their_frame_are_moved_to_the_next(recordings, run, tmp_path):
+    steps = np.arange(LENGTH)
+    files = {f"game{e}": arrays(e, rewards=shade(e, steps) / 4, is_terminal=steps == LENGTH - 1) for e in (0, 1)}
+    assert run(recordings(**files), "--alignment=after")[0] == 0
+    for episode, batch in (rows(tmp_path) | rows(tmp_path, "validation")).items():
+        before = shade(episode, np.arange(LENGTH) - 1)
+        np.testing.assert_array_equal(batch["actions"][0], np.where(np.arange(LENGTH) > 0, before % 5, 0))
+        np.testing.assert_array_equal(batch["rewards"][0], np.where(np.arange(LENGTH) > 0, before / 4, 0))
+        np.testing.assert_array_equal(batch["continues"][0] == 0, np.arange(LENGTH) == 6)
+    _, _, said = run(recordings(**files), "--version=2.0.0")
+    assert "rewards[0] is not 0 in game1.npz;" in said
+    assert "--alignment=after" in said
+
+
+def test_components_of_all_kinds(recordings, run, tmp_path):
+    steps = np.arange(LENGTH)
+    parts = {
+        "actions/turn": steps % 3,
+        "actions/keys": np.stack([steps % 2, steps > 3], 1).astype(np.uint8),
+        "actions/fire": steps > 2,
+        "actions/mouse": np.stack([steps, -steps, steps / 2], 1).astype(np.float64),
+        "actions/throttle": steps.astype(np.float32) / 10,
+    }
+    status, said, _ = run(recordings(a=arrays(0, actions=None, **parts), b=arrays(1, actions=None, **parts)))
+    assert status == 0
+    actions = rows(tmp_path, batch_size=1).popitem()[1]["actions"]
+    assert {name: (str(part.dtype), part.shape[2:]) for name, part in actions.items()} == {
+        "turn": ("int32", ()), "keys": ("uint8", (2,)), "fire": ("uint8", (1,)), "mouse": ("float32", (3,)),
+        "throttle": ("float32", (1,)),
+    }  # fmt: skip
+    for name, part in parts.items():
+        stored = actions[name.partition("/")[2]][0]
+        np.testing.assert_array_equal(stored[1:], part.reshape(stored.shape)[1:].astype(stored.dtype))
+    (line,) = [line for line in said.splitlines() if "config.task.model.actions = " in line]
+    assert json.loads(line.partition(" = ")[2])["mouse"] == {"kind": "continuous", "size": 3}
+
+
+def test_episodes_without_actions_are_told_and_not_labelled(recordings, run, tmp_path):
+    status, said, notes = run(recordings(a=arrays(0), b=arrays(1, actions=None), c=arrays(2)))
+    assert status == 0
+    assert "no actions: b.npz" in notes
+    assert "2 of 3 episodes have actions" in said
+    labelled = {e: bool(batch["labelled"][0]) for e, batch in (rows(tmp_path) | rows(tmp_path, "validation")).items()}
+    assert labelled == {0: True, 1: False, 2: True}
+
+
+def save_video(path, episode, length=LENGTH, size=16):
+    frames = [np.full((size, size, 3), shade(episode, step), np.uint8) for step in range(length)]
+    if path.suffix == ".gif":
+        images = [Image.fromarray(frame) for frame in frames]
+        images[0].save(path, save_all=True, append_images=images[1:], duration=40, loop=0)
+        return
+    codec = {".mp4": "mpeg4", ".avi": "mpeg4", ".webm": "libvpx-vp9"}[path.suffix]
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=25)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = size, size, "yuv420p", 8_000_000
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
+
+
+def test_videos_with_tables_beside_them(tmp_path, run):
+    source = tmp_path / "in"
+    source.mkdir()
+    save_video(source / "a.gif", 4)
+    table = "time,action,reward\n0.0,,\n" + "".join(f"{t},{t % 3},{t / 2}\n" for t in range(1, LENGTH))
+    (source / "a.csv").write_text(table)
+    save_video(source / "b.mp4", 5)
+    lines = [{"action": t % 3, "reward": t} for t in range(LENGTH)]
+    (source / "b.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    save_video(source / "c.webm", 6)
+    lines = [{"action": 2, "reward": 0.0} for _ in range(LENGTH)]
+    (source / "c.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    status, said, notes = run(source, "--size=8")
+    assert status == 0
+    assert "'time' is not read (a.gif)" in notes
+    assert "8 × 8 × 3" in said
+    read = list((rows(tmp_path) | rows(tmp_path, "validation")).values())
+    for batch in read:
+        steps = np.arange(LENGTH)
+        episode = round((batch["frames"][0].mean((1, 2, 3)) - steps).mean() / 16)
+        np.testing.assert_allclose(batch["frames"][0, :, 0, 0, 0], shade(episode, steps), atol=3)
+        wanted = {4: (steps % 3, steps / 2), 5: (steps % 3, steps), 6: (np.where(steps > 0, 2, 0), 0 * steps)}[episode]
+        np.testing.assert_array_equal(batch["actions"][0], wanted[0])
+        np.testing.assert_array_equal(batch["rewards"][0], wanted[1])
+    assert len(read) == 3
+
+
+def test_videos_alone_are_unlabelled(tmp_path, run):
+    (tmp_path / "in").mkdir()
+    for episode in (0, 1):
+        save_video(tmp_path / "in" / f"{episode}.avi", episode)
+    status, said, _ = run(tmp_path / "in")
+    assert status == 0
+    assert "none: plain video" in said
+    assert "config.task.model.actions = {}" in said
+    assert "actions" not in rows(tmp_path).popitem()[1]
+
+
+def test_a_table_may_have_vectors_and_numbers_that_happen_to_be_whole(tmp_path, run):
+    (tmp_path / "in").mkdir()
+    for episode, (turn, move) in enumerate(((1, "1,0"), (0.5, "0.25,1"))):
+        save_video(tmp_path / "in" / f"{episode}.gif", episode)
+        text = f"{turn},{move}\n" * LENGTH
+        (tmp_path / "in" / f"{episode}.csv").write_text(f"action/turn,action/move.0,action/move.1\n{text}")
+    assert run(tmp_path / "in")[0] == 0
+    for episode, batch in (rows(tmp_path) | rows(tmp_path, "validation")).items():
+        np.testing.assert_array_equal(batch["actions"]["turn"][0, 1:], (1, 0.5)[episode])
+        np.testing.assert_array_equal(batch["actions"]["move"][0, 1:], np.tile(((1, 0), (0.25, 1))[episode], (6, 1)))
+
+
+NAN = np.array([0.0, 0, np.nan, 0, np.nan, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"frames": None}, r"has no array 'frames'; its arrays: actions, rewards"),
+        ({"frames": None, "images": np.zeros(3)}, r"has no array 'frames' \(but 'images'\)"),
+        ({"frames": np.full((7, 8, 8, 3), 0.5)}, r"frames: .*float64 \[7, 8, 8, 3\], 0.5 … 0.5; give \(frames"),
+        ({"frames": np.full((7, 8, 8, 3), 200)}, r"frames: .*int64.*200 … 200; give frames.astype"),
+        ({"frames": np.ones((7, 8, 8, 3), np.uint8)}, "frames: all values are 0 or 1"),
+        ({"frames": np.zeros((7, 3, 8, 8), np.uint8)}, r"frames: .*first: give np.moveaxis\(frames, 1, -1\)"),
+        ({"frames": np.zeros((7, 8, 8, 4), np.uint8)}, r"frames: .*frames\[..., :3\]"),
+        ({"frames": np.zeros((7, 8), np.uint8)}, r"frames: expected uint8 \[T, H, W, C\].*given uint8 \[7, 8\]"),
+        ({"frames": np.zeros((1, 8, 8, 3), np.uint8), "actions": None, "rewards": None}, "frames: only 1 frame;"),
+        ({"actions": np.zeros(6, int)}, "actions: 6 entries for 7 frames"),
+        ({"actions": NAN}, r"actions\[2\]: is \[?nan\]?, one of 2 that are not finite"),
+        ({"actions": np.array([0, 1, 2, -3, 0, 0, 0])}, r"actions\[3\]: is -3; whole numbers are choices"),
+        ({"actions": np.full((7, 2), 3)}, r"actions: whole numbers \[T, 2\] are bits, 0 or 1, but it has 3 … 3"),
+        ({"actions": np.array(["up"] * 7)}, r"actions: expected whole numbers.*given <U2 \[7\]"),
+        ({"actions": np.array([None] * 7)}, "actions: cannot be read.*store plain numbers"),
+        ({"actions": None, "action": np.zeros(7, int)}, r"has no 'actions' \(but 'action'\); rename or remove it"),
+        ({"actions/move": np.zeros(7, int)}, "has 'actions' and also 'actions/move'"),
+        ({"rewards": NAN}, r"rewards\[2\]: is nan, as are 2 in all"),
+        ({"rewards": np.zeros((7, 2))}, r"rewards: expected one number per frame, \[7\], given float64 \[7, 2\]"),
+        ({"rewards": None}, "has no 'rewards', as b.npz has"),
+        ({"is_terminal": np.arange(7) == 3}, r"is_terminal\[3\]: the episode ends here, but 3 frames follow"),
+        ({"task": np.arange(7)}, "task: expected one whole number"),
+        ({"done": True}, r"has no 'is_terminal' \(but 'done'\)"),
+        ({"frames": np.zeros((7, 8, 16, 3), np.uint8)}, "frames: pixels 8 × 16 × 3, but 8 × 8 × 3 in b.npz"),
+        ({"actions": np.zeros((7, 2), np.float32)}, r"actions: values continuous \[2\], but categorical in b"),
+        ({"actions": None, "actions/move": np.zeros(7, int)}, "actions: components move, but one array without a name"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_is_told_with_file_array_and_place(recordings, run, tmp_path, changes, message):
+    source = recordings(a=arrays(0, **changes), b=arrays(1), c=arrays(2))
+    status, said, errors = run(source)
+    assert (status, said) == (1, "")
+    assert re.search(rf"error: .*\n  a\.npz: (.*; )?{message}", errors), errors
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "action\n1\n", "has 7 frames, but a.csv has 1 rows"),
+        ("a.csv", "action\n" + "1\n" * 3 + "up\n" + "1\n" * 3, "a.csv, line 5, actions: 'up' is no number"),
+        ("a.csv", "action\n" + "1\n" * 3 + "\n" + "1\n" * 3, r"actions\[3\]: is empty"),
+        ("a.csv", "action,reward\n" + "1,2\n" * 3 + "1\n" * 4, "a.csv: line 5: has 1 columns, the first line has 2"),
+        (
+            "a.jsonl",
+            '{"action": [1, 0]}\n' * 3 + '{"action": [1]}\n' * 4,
+            "line 4, actions: 1 numbers, where 2",
+        ),
+        ("a.jsonl", '{"action": 1}\n{\n', "a.jsonl: line 2: is not JSON"),
+        ("other.csv", "action\n", "other.csv: there is no video of this name beside it"),
+        ("b.gif", "no picture", "b.gif: cannot be read as a video"),
+        ("b.npz", "no archive", "b.npz: cannot be read"),
+    ],
+)
+def test_what_is_wrong_with_a_table_is_told_with_its_line(tmp_path, run, name, text, message):
+    (tmp_path / "in").mkdir()
+    save_video(tmp_path / "in" / "a.gif", 0)
+    (tmp_path / "in" / name).write_text(text)
+    status, _, errors = run(tmp_path / "in")
+    assert status == 1
+    assert re.search(message, errors), errors
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_problems_are_listed_up_to_twenty(recordings, run):
+    source = recordings(**{f"game{e:02}": arrays(0, actions=NAN, rewards=NAN) for e in range(12)})
+    _, _, errors = run(source)
+    assert "24 problems in the recordings; nothing was written" in errors
+    assert len(errors.splitlines()) == 23  # what is done, the head, twenty, and how many more
+    assert "… and 4 more" in errors
+
+
+def test_a_data_set_is_never_overwritten(recordings, run, tmp_path):
+    source = recordings(a=arrays(0), b=arrays(1))
+    assert run(source)[0] == 0
+    before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*"))
+    status, _, errors = run(source)
+    assert status == 1
+    assert "mine 1.0.0 exists" in errors
+    assert "--version=1.1.0" in errors
+    assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "out").rglob("*")) == before
+    _, said, _ = run(source, "--version=1.1.0")
+    assert "--config.data.name=mine:1.1.0" in said
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, OSError, RuntimeError])
+def test_nothing_is_left_of_what_was_interrupted(recordings, run, tmp_path, monkeypatch, kind):
+    made = inspection.episode
+
+    def interrupted(name, *rest):
+        if name == "c.npz":
+            raise kind("no more")
+        return made(name, *rest)
+
+    monkeypatch.setattr(inspection, "episode", interrupted)
+    source = recordings(a=arrays(0), b=arrays(1), c=arrays(2))
+    if kind is RuntimeError:
+        with pytest.raises(RuntimeError):
+            run(source)
+    else:
+        assert run(source)[0] == {KeyboardInterrupt: 130, OSError: 1}[kind]
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--name=My Data"], "is no data set's name: use small letters"),
+        (["--name=bouncing_square"], "is built by code already"),
+        (["--name=mnist"], "is built by code already"),
+        (["--version=one"], "three numbers are expected"),
+        (["--validation=1"], "expected a share"),
+        (["--min_frames=9"], "All 2 recordings have fewer than --min_frames=9 frames"),
+    ],
+)
+def test_a_wrong_option_is_told(recordings, run, options, message):
+    status, _, errors = run(recordings(a=arrays(0), b=arrays(1)), *options)
+    assert status == 1
+    assert message in errors
+
+
+def test_an_empty_or_missing_folder_is_told(tmp_path, run):
+    assert "is no folder" in run(tmp_path / "nowhere")[2]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "notes.txt").write_text("")
+    assert "There is no recording in" in run(tmp_path / "in")[2]
+
+
+def test_short_recordings_can_be_left_out_and_gray_ones_read(recordings, run, tmp_path):
+    gray = [arrays(e, length) for e, length in enumerate((7, 3, 9))]
+    source = recordings(**{f"g{e}": one | {"frames": one["frames"][..., 0]} for e, one in enumerate(gray)})
+    status, said, notes = run(source, "--min_frames=5")
+    assert status == 0
+    assert "left out 1 recordings" in notes
+    assert "8 × 8 × 1, 7 … 9 in an episode" in said
+
+
+def test_the_printed_commands_fit_the_configs(recordings, run, tmp_path, monkeypatch):
+    source = recordings(a=arrays(0), b=arrays(1), c=arrays(2))
+    _, said, _ = run(source)
+    commands = said.partition("Train on it:\n")[2].replace("\\\n", " ").splitlines()
+    assert len(commands) == 2
+    for command in commands:
+        config = read(command)
+        assert config.data.name == config.eval_data.name == "mine"
+        assert config.data.data_dir == config.eval_data.data_dir == str(tmp_path / "out")
+        assert (config.data.length, config.eval_data.length, config.eval_data.batch_size) == (7, 7, 1)
+    assert dict(config.task.model.actions.direction) == {"kind": "categorical", "size": 5}
+    assert config.upstream.tokenizer.run == "logs/mine-tokenizer"
+    assert config.task.rollout.context == 3
+    # Several components need a file, which is printed too.
+    parts = {"actions": None, "actions/a": np.arange(7)}
+    _, said, _ = run(recordings(**{n: arrays(e, **parts) for e, n in enumerate("abc")}), "--version=2.0.0")
+    commands, _, text = said.partition("Train on it:\n")[2].replace("\\\n", " ").partition("where mine.py")
+    file = [line[2:] for line in text.splitlines()[1:]]
+    (tmp_path / "mine.py").write_text("\n".join(file))
+    monkeypatch.chdir(tmp_path)
+    config = read(commands.splitlines()[1])
+    assert config.task.model.actions.to_dict() == {"a": {"kind": "categorical", "size": 7}}
+
+
+def read(command):
+    """The config that a printed command gives."""
+    python, _, _, first, *settings = shlex.split(command)
+    assert python == "python"
+    config = load_config(first.partition("=")[2])
+    for setting in settings:
+        key, _, value = setting.removeprefix("--config.").partition("=")
+        override(config, key, value)
+    return config
