@@ -13,7 +13,8 @@ KNOWN = {"bouncing_square": "datasets.bouncing_square.environment:make"}
 
 
 def make_environment(spec: Mapping[str, Any]) -> Any:
-    """Builds the environment of `spec`, `{"target": NAME or "module:function", …arguments}`; None for an empty one.
+    """Builds the environment of `spec`, `{"target": NAME or "module:function", …arguments}`; None for an empty
+    one, or an empty target.
 
     Arguments that are None are left out.
 
@@ -23,7 +24,7 @@ def make_environment(spec: Mapping[str, Any]) -> Any:
     arguments = {name: value for name, value in spec.items() if value is not None}
     target = arguments.pop("target", None)
     if not target:
-        if arguments:
+        if arguments and "target" not in spec:
             raise ConfigError(f"task.environment has arguments and no target: {arguments}.")
         return None
     location = target if ":" in target else KNOWN.get(target)
