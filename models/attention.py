@@ -1,6 +1,8 @@
 """Attention over space or time: grouped queries, QK-norm, RoPE and a soft cap on the logits."""
 
 import functools
+from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +11,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 
-def rope(x: Float[Array, "*lead L G K"], positions: Float[Array, "L axes"], base: float) -> Float[Array, "*lead L G K"]:
+def rope(x: Float[Array, "*lead L K"], positions: Float[Array, "L axes"], base: float) -> Float[Array, "*lead L K"]:
     """Rotates channel pairs of `x` by its positions, so that dot products depend on differences of positions only.
 
     The K/2 frequencies are dealt out evenly to the axes (RoPE, arXiv:2104.09864; several axes as in arXiv:2403.13298).
@@ -20,33 +22,91 @@ def rope(x: Float[Array, "*lead L G K"], positions: Float[Array, "L axes"], base
     frequency = np.zeros((axes, half), np.float32)
     for axis in range(axes):
         frequency[axis, axis * per_axis : (axis + 1) * per_axis] = base ** -(np.arange(per_axis) / per_axis)
-    angle = jnp.matmul(positions.astype(jnp.float32), frequency, precision="highest")[:, None, :]
+    angle = jnp.matmul(positions.astype(jnp.float32), frequency, precision="highest")
     cos, sin = jnp.cos(angle).astype(x.dtype), jnp.sin(angle).astype(x.dtype)
     first, second = x[..., :half], x[..., half:]
     return jnp.concatenate([first * cos - second * sin, first * sin + second * cos], axis=-1)
 
 
 def attend(
-    q: Float[Array, "*lead Q H K"],
-    k: Float[Array, "*lead L G K"],
-    v: Float[Array, "*lead L G K"],
+    q: Float[Array, "*lead H Q K"],
+    keys: Sequence[Float[Array, "*lead G L K"]],
+    values: Sequence[Float[Array, "*lead G L K"]],
     mask: Bool[Array, "..."] | None,
     soft_cap: float | None,
-) -> Float[Array, "*lead Q H K"]:
-    """Softmax attention; H query heads share G key-value heads, `mask` (True: may see) broadcasts to [*lead, Q, L].
+) -> Float[Array, "*lead H Q K"]:
+    """Softmax attention; H query heads share G key-value heads.
 
-    The soft cap bounds logits to ±soft_cap (Gemma 2, arXiv:2408.00118). Softmax is taken in float32.
+    Keys and values may come in several parts of different lengths, the past and the new frames, so that the past need
+    not be copied. `mask` (True: may see) broadcasts to [*lead, Q, L] over all of them. The soft cap bounds logits to
+    ±soft_cap (Gemma 2, arXiv:2408.00118). Softmax is taken in float32.
     """
-    groups = k.shape[-2]
-    q = q.reshape(*q.shape[:-2], groups, -1, q.shape[-1]) * (q.shape[-1] ** -0.5)
-    logits = jnp.einsum("...qgrk,...lgk->...grql", q, k, preferred_element_type=jnp.float32)
-    if soft_cap is not None:
-        logits = soft_cap * jnp.tanh(logits / soft_cap)
+    *lead, heads, queries, channels = q.shape
+    groups = keys[0].shape[-3]
+    q = (q * channels**-0.5).reshape(*lead, groups, -1, channels)  # all products are batches of plain matrices
     if mask is not None:
-        logits = jnp.where(mask[..., None, None, :, :], logits, jnp.finfo(logits.dtype).min)
-    weights = jax.nn.softmax(logits, axis=-1).astype(v.dtype)
-    out = jnp.einsum("...grql,...lgk->...qgrk", weights, v)
-    return out.reshape(*out.shape[:-3], -1, out.shape[-1])
+        mask = jnp.concatenate([mask[..., None, :, :]] * (heads // groups), axis=-2)
+    out = _attend(q, tuple(keys), tuple(values), mask, soft_cap)
+    return out.reshape(*lead, heads, queries, -1)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def _attend(
+    q: Float[Array, "*lead G M K"], keys: tuple[Array, ...], values: tuple[Array, ...],
+    mask: Bool[Array, "..."] | None, soft_cap: float | None,
+) -> Float[Array, "*lead G M K"]:  # fmt: skip
+    return _attend_forward(q, keys, values, mask, soft_cap)[0]
+
+
+def _attend_forward(
+    q: Array, keys: tuple[Array, ...], values: tuple[Array, ...], mask: Array | None, soft_cap: float | None
+) -> tuple[Array, Any]:
+    logits, slope = _with_each("...mk,...lk->...ml", q, keys), None
+    if soft_cap is not None:
+        bounded = jnp.tanh(logits / soft_cap)
+        logits, slope = soft_cap * bounded, 1 - jnp.square(bounded)
+    if mask is not None:
+        logits = jnp.where(mask, logits, jnp.finfo(logits.dtype).min)
+    weights = jax.nn.softmax(logits, axis=-1)
+    out = _sum_of_each("...ml,...lk->...mk", weights.astype(q.dtype), values).astype(q.dtype)
+    return out, (q, keys, values, weights, slope, out)
+
+
+def _attend_backward(soft_cap: float | None, kept: Any, d_out: Array) -> tuple[Array, Any, Any, None]:
+    """A softmax w has the gradient w (dw - Σ w dw), and Σ w dw = out · d_out (arXiv:2205.14135, §B.2)."""
+    del soft_cap
+    q, keys, values, weights, slope, out = kept
+    d_weights = _with_each("...mk,...lk->...ml", d_out, values)
+    mean = jnp.sum(out.astype(jnp.float32) * d_out.astype(jnp.float32), axis=-1, keepdims=True)
+    d_logits = weights * (d_weights - mean)
+    d_logits = (d_logits if slope is None else d_logits * slope).astype(q.dtype)
+    weights = weights.astype(q.dtype)
+    d_q = _sum_of_each("...ml,...lk->...mk", d_logits, keys).astype(q.dtype)
+    d_keys = (_product("...ml,...mk->...lk", part, q).astype(q.dtype) for part in _cut(d_logits, keys))
+    d_values = (_product("...ml,...mk->...lk", part, d_out).astype(q.dtype) for part in _cut(weights, values))
+    return d_q, tuple(d_keys), tuple(d_values), None
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _product(subscripts: str, a: Array, b: Array) -> Array:
+    """An einsum that accumulates in float32."""
+    return jnp.einsum(subscripts, a, b, preferred_element_type=jnp.float32)
+
+
+def _with_each(subscripts: str, a: Array, parts: tuple[Array, ...]) -> Array:
+    products = [_product(subscripts, a, part) for part in parts]
+    return products[0] if len(products) == 1 else jnp.concatenate(products, axis=-1)
+
+
+def _sum_of_each(subscripts: str, a: Array, parts: tuple[Array, ...]) -> Array:
+    return sum(_product(subscripts, cut, part) for cut, part in zip(_cut(a, parts), parts, strict=True))
+
+
+def _cut(a: Array, parts: tuple[Array, ...]) -> list[Array]:
+    """The last axis, cut into pieces as long as the parts."""
+    return jnp.split(a, np.cumsum([part.shape[-2] for part in parts])[:-1], axis=-1)
 
 
 class Attention(nnx.Module):
@@ -67,18 +127,21 @@ class Attention(nnx.Module):
         self.q_norm = nnx.RMSNorm(head_dim, rngs=rngs)
         self.k_norm = nnx.RMSNorm(head_dim, rngs=rngs)
 
-    def project(self, x: Float[Array, "*lead L D"]) -> tuple[Array, Array, Array]:
-        """Queries [*lead, L, H, K], keys and values [*lead, L, G, K], normalised, not rotated."""
+    def project(
+        self, x: Float[Array, "*lead L D"], queries: Float[Array, "*lead Q D"] | None = None
+    ) -> tuple[Array, Array, Array]:
+        """Queries [*lead, H, Q, K] of `queries` (None: of x), keys and values [*lead, G, L, K] of x; not rotated."""
 
-        tokens = x.reshape(-1, x.shape[-1])  # one large matrix, as in SwiGLU
+        def heads_of(linear: nnx.Linear, x: Array, heads: int) -> Array:
+            tokens = x.reshape(-1, x.shape[-1])  # one large matrix, as in SwiGLU
+            return linear(tokens).reshape(*x.shape[:-1], heads, -1).swapaxes(-3, -2)
 
-        def heads_of(linear: nnx.Linear, heads: int) -> Array:
-            return linear(tokens).reshape(*x.shape[:-1], heads, -1)
+        q = heads_of(self.q, x if queries is None else queries, self.heads)
+        k, v = heads_of(self.k, x, self.kv_heads), heads_of(self.v, x, self.kv_heads)
+        return self.q_norm(q), self.k_norm(k), v
 
-        q, k = heads_of(self.q, self.heads), heads_of(self.k, self.kv_heads)
-        return self.q_norm(q), self.k_norm(k), heads_of(self.v, self.kv_heads)
-
-    def merge(self, y: Float[Array, "*lead L H K"]) -> Float[Array, "*lead L D"]:
+    def merge(self, y: Float[Array, "*lead H L K"]) -> Float[Array, "*lead L D"]:
         """Joins the heads and projects back to the model width."""
+        y = y.swapaxes(-3, -2)
         tokens = y.reshape(-1, y.shape[-2] * y.shape[-1])
         return self.out(tokens).reshape(*y.shape[:-2], -1)

@@ -14,33 +14,47 @@ class Cache(NamedTuple):
     stay small however long the stream.
 
     Attributes:
-      keys, values: one array [B, S, C, G, K] for every time layer.
+      keys, values: one array [B, S, G, C, K] for every time layer.
       length: frames written since the start, an int32 scalar.
     """
 
-    keys: tuple[Float[Array, "B S C G K"], ...]
-    values: tuple[Float[Array, "B S C G K"], ...]
+    keys: tuple[Float[Array, "B S G C K"], ...]
+    values: tuple[Float[Array, "B S G C K"], ...]
     length: Int[Array, ""]
 
     @property
     def ages(self) -> Int[Array, " C"]:
         """Of each slot: how many frames before the next one it was written; 0 where it is still empty."""
-        window = self.keys[0].shape[2]
+        window = self.keys[0].shape[3]
         age = (self.length - 1 - jnp.arange(window)) % window + 1
         return jnp.where(age <= self.length, age, 0)
 
 
+class Past(NamedTuple):
+    """A cache made ready to be read by the frame that comes next, as often as it likes.
+
+    Attributes:
+      keys: rotated, relative to the next frame; one array [B, S, G, C, K] for every time layer.
+      values: likewise.
+      ages: see `Cache.ages`.
+    """
+
+    keys: tuple[Float[Array, "B S G C K"], ...]
+    values: tuple[Float[Array, "B S G C K"], ...]
+    ages: Int[Array, " C"]
+
+
 def write(cache: Cache, keys: list[Array], values: list[Array]) -> Cache:
-    """Appends T frames: per time layer keys and values [B, S, T, G, K]."""
-    window, frames = cache.keys[0].shape[2], keys[0].shape[2]
+    """Appends T frames: per time layer keys and values [B, S, G, T, K]."""
+    window, frames = cache.keys[0].shape[3], keys[0].shape[3]
     kept = min(window, frames)
     slots = (cache.length + frames - kept + jnp.arange(kept)) % window
 
     def put(ring: Array, new: Array) -> Array:
-        new = new[:, :, frames - kept :].astype(ring.dtype)
+        new = new[:, :, :, frames - kept :].astype(ring.dtype)
         if kept == 1:
-            return jax.lax.dynamic_update_slice_in_dim(ring, new, slots[0], axis=2)
-        return ring.at[:, :, slots].set(new)
+            return jax.lax.dynamic_update_slice_in_dim(ring, new, slots[0], axis=3)
+        return ring.at[:, :, :, slots].set(new)
 
     return Cache(
         tuple(map(put, cache.keys, keys)), tuple(map(put, cache.values, values)), cache.length + jnp.int32(frames)

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from models.actions import ActionEmbedding, ActionSpace, action_space
-from models.cache import Cache
+from models.cache import Cache, Past
 from models.tokens import Layout, packed_grid_shape
 from models.transformer import SpaceTimeTransformer, TransformerConfig
 
@@ -142,7 +142,7 @@ class Dynamics(nnx.Module):
         *,
         task: Int[Array, " B"] | None = None,
         independent: Bool[Array, " B"] | None = None,
-        cache: Cache | None = None,
+        cache: Cache | Past | None = None,
     ) -> Prediction:
         """Predicts clean latents.
 
@@ -155,7 +155,7 @@ class Dynamics(nnx.Module):
           task: whose features are wanted, 0 … tasks - 1; None to leave the agent token out. NaN features follow from
             an id that does not exist.
           independent: rows of unrelated frames.
-          cache: the past.
+          cache: the past, for passes that write nothing also as `transformer.recall` gives it.
 
         Raises:
           ValueError: `task` is given, and the model has no agent token.
@@ -171,7 +171,11 @@ class Dynamics(nnx.Module):
             known = jnp.where(task < 0, self.config.tasks, task)  # a negative index would count from the end
             agent = jnp.take(self.tasks[...], known, axis=0, mode="fill")[:, None, None]
             tokens.append(jnp.broadcast_to(agent, (*noisy.shape[:2], *agent.shape[2:])))
-        out, cache = self.transformer(jnp.concatenate(tokens, axis=2), independent=independent, cache=cache)
-        latents = self.spatial_out(out[:, :, self.layout.slice("spatial")].astype(jnp.float32))
+        first, count = self.layout.slice("spatial").start, self.config.spatial_tokens
+        wanted = slice(first, first + count) if task is None else slice(first, None)  # the agent token is the last one
+        out, cache = self.transformer(
+            jnp.concatenate(tokens, axis=2), wanted=wanted, independent=independent, cache=cache
+        )
+        latents = self.spatial_out(out[:, :, :count].astype(jnp.float32))
         features = None if task is None else out[:, :, -1].astype(jnp.float32)
         return Prediction(latents, features, cache)

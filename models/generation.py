@@ -66,11 +66,11 @@ def sample_frame(
 ) -> Float[Array, "B 1 M Y"]:  # fmt: skip
     """Denoises one frame in `sampler.steps` steps from τ = 0; the label of each pass is the level of its input."""
     finest = model.config.max_steps
-    halvings = jnp.full(noise.shape[:2], sampler.steps.bit_length() - 1)
+    halvings, past = jnp.full(noise.shape[:2], sampler.steps.bit_length() - 1), model.transformer.recall(cache)
 
     def denoise(k: Array, z: Array) -> Array:
         signal = jnp.full(noise.shape[:2], k * (finest // sampler.steps))
-        predicted = model(z, signal, halvings, actions, labelled, cache=cache).latents
+        predicted = model(z, signal, halvings, actions, labelled, cache=past).latents
         return euler(z, predicted, k / sampler.steps, jnp.float32(1 / sampler.steps))
 
     return jax.lax.fori_loop(0, sampler.steps, denoise, noise)

@@ -165,8 +165,9 @@ class Tokenizer(nnx.Module):
             x = jnp.where(mask[..., None], self.mask_token[...].astype(x.dtype), x)
         x = x + self.patch_position[...].astype(x.dtype)
         latents = jnp.broadcast_to(self.latent_tokens[...].astype(x.dtype), (*x.shape[:2], *self.latent_tokens.shape))
-        x, cache = self.encoder(jnp.concatenate([latents, x], axis=2), independent=independent, cache=cache)
-        z = self.bottleneck(x[:, :, self.encoder_layout.slice("latents")].astype(jnp.float32))
+        tokens, wanted = jnp.concatenate([latents, x], axis=2), self.encoder_layout.slice("latents")
+        x, cache = self.encoder(tokens, wanted=wanted, independent=independent, cache=cache)
+        z = self.bottleneck(x.astype(jnp.float32))
         return jnp.tanh(z), cache
 
     def decode(
@@ -179,6 +180,7 @@ class Tokenizer(nnx.Module):
         """Frames (about [0, 1], not clipped) of latents."""
         z = self.latent_in(latents) + self.latent_position[...]
         queries = jnp.broadcast_to(self.patch_queries[...].astype(z.dtype), (*z.shape[:2], *self.patch_queries.shape))
-        x, cache = self.decoder(jnp.concatenate([z, queries], axis=2), independent=independent, cache=cache)
-        patches = self.patch_out(x[:, :, self.decoder_layout.slice("patches")].astype(jnp.float32))
+        tokens, wanted = jnp.concatenate([z, queries], axis=2), self.decoder_layout.slice("patches")
+        x, cache = self.decoder(tokens, wanted=wanted, independent=independent, cache=cache)
+        patches = self.patch_out(x.astype(jnp.float32))
         return from_patches(patches, self.config.image) / 2 + 0.5, cache

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from models.attention import Attention, attend, rope
-from models.cache import Cache, write
+from models.cache import Cache, Past, write
 
 TIME_BASE = 10_000.0
 SPACE_BASE = 100.0
@@ -103,28 +103,34 @@ class Block(nnx.Module):
         hidden = max(8, round(config.width * config.mlp_ratio / 8) * 8)
         self.mlp = SwiGLU(config.width, hidden, out_scale=out_scale, rngs=rngs)
 
-    def space(self, x: Float[Array, "B T S D"], coordinates: Array, routing: Array | None) -> Float[Array, "B T S D"]:
-        """Attention among the tokens of each frame; `routing[i, j]`: token i may see token j."""
-        q, k, v = self.attention.project(self.attention_norm(x))
-        q, k = rope(q, coordinates, SPACE_BASE), rope(k, coordinates, SPACE_BASE)
-        x = x + self.attention.merge(attend(q, k, v, routing, self.attention.soft_cap))
+    def space(
+        self, x: Float[Array, "B T S D"], coordinates: Array, routing: Array | None, wanted: slice = slice(None)
+    ) -> Float[Array, "B T W D"]:
+        """Attention among the tokens of each frame; `routing[i, j]`: token i may see token j.
+
+        Only the tokens `wanted` are computed; all of them by default.
+        """
+        normed = self.attention_norm(x)
+        x, q_coordinates, routing = x[:, :, wanted], coordinates[wanted], None if routing is None else routing[wanted]
+        q, k, v = self.attention.project(normed, normed[:, :, wanted])
+        q, k = rope(q, q_coordinates, SPACE_BASE), rope(k, coordinates, SPACE_BASE)
+        x = x + self.attention.merge(attend(q, [k], [v], routing, self.attention.soft_cap))
         return x + self.mlp(self.mlp_norm(x))
 
     def time(
-        self, x: Float[Array, "B S T D"], past: tuple[Array, Array] | None, positions: Array, mask: Array
+        self, x: Float[Array, "B S T D"], past: tuple[Array, Array] | None, mask: Bool[Array, "..."]
     ) -> tuple[Float[Array, "B S T D"], Array, Array]:
-        """Attention of each token position over the frames; `past` keys and values go before the new ones.
+        """Attention of each token position over the frames; `past`: rotated keys and values [B, S, G, C, K] before it.
 
         Returns:
-          The new tokens, and the keys (unrotated) and values of the new frames.
+          The new tokens, and the keys (unrotated) and values [B, S, G, T, K] of the new frames.
         """
-        q, new_k, new_v = self.attention.project(self.attention_norm(x))
-        k, v = new_k, new_v
-        if past is not None:
-            k, v = jnp.concatenate([past[0], k], axis=2), jnp.concatenate([past[1], v], axis=2)
-        q, k = rope(q, positions[-x.shape[2] :], TIME_BASE), rope(k, positions, TIME_BASE)
-        x = x + self.attention.merge(attend(q, k, v, mask, self.attention.soft_cap))
-        return x + self.mlp(self.mlp_norm(x)), new_k, new_v
+        q, new_k, v = self.attention.project(self.attention_norm(x))
+        positions = jnp.arange(x.shape[2], dtype=jnp.float32)[:, None]
+        q, k = rope(q, positions, TIME_BASE), rope(new_k, positions, TIME_BASE)
+        keys, values = ([k], [v]) if past is None else ([past[0], k], [past[1], v])
+        x = x + self.attention.merge(attend(q, keys, values, mask, self.attention.soft_cap))
+        return x + self.mlp(self.mlp_norm(x)), new_k, v
 
 
 class SpaceTimeTransformer(nnx.Module):
@@ -155,34 +161,44 @@ class SpaceTimeTransformer(nnx.Module):
     def init_cache(self, batch: int) -> Cache:
         """An empty cache for `batch` streams."""
         config = self.config
-        shape = (batch, self.tokens, config.window, config.kv_heads or config.heads, config.head_dim)
+        shape = (batch, self.tokens, config.kv_heads or config.heads, config.window, config.head_dim)
         layers = sum(map(config.is_time, range(config.layers)))
         keys = tuple(jnp.zeros(shape, self.dtype) for _ in range(layers))
         return Cache(keys, tuple(map(jnp.zeros_like, keys)), jnp.int32(0))
+
+    def recall(self, cache: Cache) -> Past:
+        """Rotates the cache's keys: worth doing once, where several passes read the same past."""
+        ages = cache.ages
+        positions = -ages[:, None].astype(jnp.float32)
+        return Past(tuple(rope(keys, positions, TIME_BASE) for keys in cache.keys), cache.values, ages)
 
     def __call__(
         self,
         x: Float[Array, "B T S D"],
         *,
+        wanted: slice = slice(None),
         independent: Bool[Array, " B"] | None = None,
-        cache: Cache | None = None,
-    ) -> tuple[Float[Array, "B T S D"], Cache | None]:
+        cache: Cache | Past | None = None,
+    ) -> tuple[Float[Array, "B T W D"], Cache | None]:
         """Applies the transformer to T new frames.
 
         Args:
           x: tokens, of any floating-point type; the last ones of a frame may be left out where no other sees them.
+          wanted: the tokens that are read out: where the last layer is one over space, it computes no others.
           independent: rows whose frames are unrelated: time attention sees the frame itself alone.
-          cache: what came before; None at a start.
+          cache: what came before; for passes that write nothing also as `recall` gives it. None at a start.
 
         Returns:
-          The normalised outputs, and the cache with the new frames written (None without a cache, or where tokens were
-          left out). A caller that does not commit to these frames (a denoising pass) drops it.
+          The normalised outputs of the tokens `wanted`, and the cache with the new frames written (None without a
+          `Cache`, or where tokens were left out). A caller that does not commit to these frames (a denoising pass)
+          drops it.
         """
         x = x.astype(self.dtype)
         frames, tokens = x.shape[1:3]
         routing = None if self._routing is None else jnp.asarray(self._routing)[:tokens, :tokens]
         coordinates = jnp.asarray(self._coordinates)[:tokens]
-        positions, mask = _time_mask(frames, self.config.window, None if cache is None else cache.ages)
+        past = self.recall(cache) if isinstance(cache, Cache) else cache
+        mask = _time_mask(frames, self.config.window, None if past is None else past.ages)
         if independent is not None:
             itself = jnp.eye(frames, mask.shape[-1], k=mask.shape[-1] - frames, dtype=bool)
             mask = mask & (~independent[:, None, None] | itself)
@@ -190,25 +206,25 @@ class SpaceTimeTransformer(nnx.Module):
         keys, values = [], []
         for layer, block in enumerate(self.blocks):
             if self.config.is_time(layer):
-                past = None
-                if cache is not None:
-                    past = cache.keys[len(keys)][:, :tokens], cache.values[len(keys)][:, :tokens]
-                y, k, v = block.time(x.swapaxes(1, 2), past, positions, mask)
+                seen = past and (past.keys[len(keys)][:, :tokens], past.values[len(keys)][:, :tokens])
+                y, k, v = block.time(x.swapaxes(1, 2), seen, mask)
                 x = y.swapaxes(1, 2)
                 keys.append(k)
                 values.append(v)
             else:
-                x = block.space(x, coordinates, routing)
-        written = None if cache is None or tokens < self.tokens else write(cache, keys, values)
-        return self.norm(x), written
+                last = layer == self.config.layers - 1
+                x = block.space(x, coordinates, routing, wanted if last else slice(None))
+        if self.config.is_time(self.config.layers - 1):
+            x = x[:, :, wanted]
+        writes = isinstance(cache, Cache) and tokens == self.tokens
+        return self.norm(x), write(cache, keys, values) if writes else None
 
 
-def _time_mask(frames: int, window: int, ages: Array | None) -> tuple[Array, Array]:
-    """Positions [L, 1] of the keys (cached slots, then new frames; 0 is the first new frame) and the mask [Q, L]."""
+def _time_mask(frames: int, window: int, ages: Array | None) -> Bool[Array, "Q L"]:
+    """Which keys (cached slots, then new frames) each new frame sees."""
     new = jnp.arange(frames)
     positions, valid = new, jnp.ones(frames, bool)
     if ages is not None:
         positions, valid = jnp.concatenate([-ages, new]), jnp.concatenate([ages > 0, valid])
     distance = new[:, None] - positions[None, :]
-    mask = valid & (distance >= 0) & (distance < window)
-    return positions[:, None].astype(jnp.float32), mask
+    return valid & (distance >= 0) & (distance < window)

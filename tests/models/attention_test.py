@@ -11,21 +11,21 @@ from models.attention import attend, rope
 
 @pytest.mark.parametrize("axes", [1, 2])
 def test_rope_depends_on_differences_of_positions_only(axes):
-    q, k = normal(1, 5, 1, 16), normal(2, 5, 1, 16)
+    q, k = normal(1, 5, 16), normal(2, 5, 16)
     places = 3 * normal(3, 5, axes)
 
     def logits(shift):
-        return jnp.einsum("qgk,lgk->ql", rope(q, places + shift, 100.0), rope(k, places + shift, 100.0))
+        return jnp.einsum("qk,lk->ql", rope(q, places + shift, 100.0), rope(k, places + shift, 100.0))
 
     assert_close(logits(0.0), logits(7.0), 1e-4)
     assert_close(logits(0.0), logits(-jnp.arange(1.0, axes + 1.0)), 1e-4)
-    plain = jnp.einsum("qgk,lgk->ql", q, k)
+    plain = jnp.einsum("qk,lk->ql", q, k)
     assert_close(jnp.diag(logits(0.0)), jnp.diag(plain), 1e-4)
     assert np.abs(logits(0.0) - plain).max() > 0.1
 
 
 def test_rope_tells_the_axes_of_the_plane_apart():
-    q, k = normal(1, 1, 1, 16), normal(2, 1, 1, 16)
+    q, k = normal(1, 1, 16), normal(2, 1, 16)
     origin = jnp.zeros((1, 2))
 
     def logit(place):
@@ -36,22 +36,47 @@ def test_rope_tells_the_axes_of_the_plane_apart():
 
 
 def test_attention_is_a_softmax_over_what_the_mask_allows():
-    q, k, v = normal(1, 4, 1, 8), normal(2, 5, 1, 8), normal(3, 5, 1, 8)
+    q, k, v = normal(1, 1, 4, 8), normal(2, 1, 5, 8), normal(3, 1, 5, 8)
     mask = np.tril(np.ones((4, 5), bool))
-    scores = np.where(mask, np.asarray(q)[:, 0] @ np.asarray(k)[:, 0].T / np.sqrt(8), -np.inf)
+    scores = np.where(mask, np.asarray(q)[0] @ np.asarray(k)[0].T / np.sqrt(8), -np.inf)
     weights = np.exp(scores) / np.exp(scores).sum(axis=-1, keepdims=True)
-    assert_close(attend(q, k, v, jnp.asarray(mask), None)[:, 0], weights @ np.asarray(v)[:, 0])
+    wanted = weights @ np.asarray(v)[0]
+    assert_close(attend(q, [k], [v], jnp.asarray(mask), None)[0], wanted)
+    # In parts, the same.
+    assert_close(attend(q, [k[:, :2], k[:, 2:]], [v[:, :2], v[:, 2:]], jnp.asarray(mask), None)[0], wanted)
+
+
+@pytest.mark.parametrize("soft_cap", [None, 2.0])
+@pytest.mark.parametrize("masked", [True, False])
+def test_the_gradient_of_attention_is_that_of_its_formula(soft_cap, masked):
+    q, k, v, out = normal(1, 2, 4, 3, 8), normal(2, 2, 2, 5, 8), normal(3, 2, 2, 5, 8), normal(4, 2, 4, 3, 8)
+    mask = jnp.asarray(np.tril(np.ones((3, 5), bool), 1)) if masked else jnp.ones((3, 5), bool)
+
+    def formula(q, k, v):
+        k, v = jnp.repeat(k, 2, axis=1), jnp.repeat(v, 2, axis=1)
+        logits = jnp.einsum("bhqk,bhlk->bhql", q, k) / np.sqrt(8)
+        logits = logits if soft_cap is None else soft_cap * jnp.tanh(logits / soft_cap)
+        return jnp.einsum("bhql,bhlk->bhqk", jax.nn.softmax(jnp.where(mask, logits, -jnp.inf)), v)
+
+    def parts(q, k, v):
+        given = mask if masked else None
+        return attend(q, [k[:, :, :2], k[:, :, 2:]], [v[:, :, :2], v[:, :, 2:]], given, soft_cap)
+
+    wanted, actual = (jax.vjp(f, q, k, v) for f in (formula, parts))
+    assert_close(actual[0], wanted[0])
+    for a, w in zip(actual[1](out), wanted[1](out), strict=True):
+        assert_close(a, w)
 
 
 def test_the_soft_cap_bounds_the_logits():
     q = jnp.full((1, 1, 4), 1e3)
-    k = jnp.stack([jnp.full((1, 4), 1e3), jnp.full((1, 4), -1e3)])
-    v = jnp.eye(2)[:, None]
+    k = jnp.stack([jnp.full(4, 1e3), jnp.full(4, -1e3)])[None]
+    v = jnp.eye(2)[None]
     weight = 1 / (1 + np.exp(-2 * 3.0))
-    assert_close(attend(q, k, v, None, 3.0)[0, 0], [weight, 1 - weight])
-    assert_close(attend(q, k, v, None, None)[0, 0], [1.0, 0.0])
+    assert_close(attend(q, [k], [v], None, 3.0)[0, 0], [weight, 1 - weight])
+    assert_close(attend(q, [k], [v], None, None)[0, 0], [1.0, 0.0])
     # Far below its bound it changes nothing.
-    assert_close(attend(q / 1e5, k / 1e3, v, None, 50.0), attend(q / 1e5, k / 1e3, v, None, None), 1e-6)
+    assert_close(attend(q / 1e5, [k / 1e3], [v], None, 50.0), attend(q / 1e5, [k / 1e3], [v], None, None), 1e-6)
 
 
 def test_grouped_queries_are_full_heads_with_repeated_keys_and_values():

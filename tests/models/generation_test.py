@@ -9,6 +9,7 @@ import pytest
 from tiny import assert_close, generic, normal, same, transformer_config
 
 from models.actions import Component
+from models.cache import Cache
 from models.dynamics import Dynamics, DynamicsConfig, Prediction
 from models.functional import bind
 from models.generation import Sampler, generate
@@ -39,7 +40,8 @@ class Spy:
 
     def __call__(self, noisy, signal, halvings, actions, labelled, *, task=None, independent=None, cache):
         self.passes.append((np.asarray(signal), np.asarray(halvings), np.asarray(noisy), np.asarray(actions)))
-        return Prediction(self.predict(noisy), None, cache._replace(length=cache.length + noisy.shape[1]))
+        written = cache._replace(length=cache.length + noisy.shape[1]) if isinstance(cache, Cache) else None
+        return Prediction(self.predict(noisy), None, written)
 
 
 def spied(predict, context, frames, sampler, seed=0):

@@ -98,7 +98,10 @@ class HandMadeDynamicsTask(DynamicsTask):
         def init_cache(batch):
             return jnp.zeros((batch, 1, self.config.spatial_tokens, self.config.spatial_channels))
 
-        apply.config, apply.transformer = self.config, types.SimpleNamespace(init_cache=init_cache)
+        apply.config, apply.transformer = (
+            self.config,
+            types.SimpleNamespace(init_cache=init_cache, recall=lambda cache: cache),
+        )
         return apply
 
 
