@@ -1,1 +1,1 @@
-"""What the code costs in time and memory, measured as ratios in one process: `python -m benchmarks`."""
+"""What the code costs in time and memory, each figure beside what the machine can do: `python -m benchmarks`."""

@@ -1,35 +1,52 @@
-"""The command line: `python -m benchmarks [--only=NAME] [--json=FILE]`."""
+"""The command line: `python -m benchmarks [--only=NAME] [--preset=PRESET] [--batch=N] [--json=FILE]`."""
 
 import argparse
 import json
-import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import jax
+import benchmarks
+from benchmarks.options import Options
+from benchmarks.runner import BENCHMARKS, PREFIX, run, run_all
+from benchmarks.table import table
+from trainer.errors import UserError
 
-from benchmarks import trainer_overhead
 
-BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {"trainer_overhead": trainer_overhead.measure}
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one benchmark in this process, or each in its own, and prints the figures as JSON and as a table."""
+    only, options, file = _parse(argv)
+    try:
+        results = run(only, options) if only else run_all(options)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    if file:
+        file.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    figures = {name: result for name, result in results.items() if name != "machine"}
+    print(f"\n{table(figures)}")
+    return int(any("error" in result for result in figures.values()))
 
 
-def main() -> int:
-    """Runs benchmarks and prints their figures as JSON, one after the other."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("--only", choices=sorted(BENCHMARKS), help="run this one alone")
+def _parse(argv: Sequence[str] | None) -> tuple[str | None, Options, Path | None]:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=benchmarks.__doc__, allow_abbrev=False)
+    parser.add_argument("--only", choices=list(BENCHMARKS), metavar="NAME", help=f"run one of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--preset", default=Options.preset, help="of the configs (default: %(default)s)")
+    parser.add_argument("--batch", type=int, metavar="N", help="rows of a batch (reference: 8; else the config's)")
+    parser.add_argument("--seconds", type=float, default=Options.seconds, metavar="S", help="to time a thing, about")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures into this file, too")
-    arguments = parser.parse_args()
-    names = [arguments.only] if arguments.only else list(BENCHMARKS)
-    machine = {"device": jax.devices()[0].device_kind, "devices": jax.device_count(), "machine": platform.processor()}
-    results: dict[str, Any] = {"machine": {**machine, "jax": jax.__version__, "python": platform.python_version()}}
-    for name in names:
-        results[name] = BENCHMARKS[name]()
-        print(json.dumps({name: results[name]}, indent=2), flush=True)
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
-    return 0
+    parser.epilog = f"{PREFIX}KEY=VALUE changes a field of the config that is measured, as the trainer's does."
+    known, rest = parser.parse_known_args(argv)
+    overrides = []
+    for word in rest:
+        key, equals, text = word.removeprefix(PREFIX).partition("=")
+        if not word.startswith(PREFIX) or not equals:
+            parser.error(f"unexpected argument {word!r}")
+        overrides.append((key, text))
+    if known.batch is not None and known.batch < 1:
+        parser.error(f"--batch={known.batch}: expected 1 or more")
+    options = Options(preset=known.preset, batch=known.batch, seconds=known.seconds, overrides=tuple(overrides))
+    return known.only, options, known.json
 
 
 if __name__ == "__main__":

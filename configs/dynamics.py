@@ -5,10 +5,10 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs.parts import episodes, held_out, transformer
+from configs.parts import SHARDED, described, episodes, held_out, transformer
 from trainer.config import base_config
 
-PRESETS = ("cpu", "smoke", "reference")
+PRESETS = ("cpu", "smoke", "reference", "paper")
 
 
 def get_config(preset: str) -> ConfigDict:
@@ -17,16 +17,23 @@ def get_config(preset: str) -> ConfigDict:
     config.name = f"dynamics-{preset}"
     config.upstream.tokenizer = {"run": f"logs/tokenizer-{preset}", "config": f"configs/tokenizer.py:{preset}"}
     config.task = {"target": "tasks.dynamics:DynamicsTask"} | _task(preset)
-    config.data = episodes(preset) | _data(preset)
-    config.eval_data = held_out(preset, config.data)
+    config.data = described(length=256) if preset == "paper" else episodes(preset) | _data(preset)
+    config.eval_data = {} if preset == "paper" else held_out(preset, config.data)
     config.optimizer.update(_optimizer(preset))
     config.update(_schedule(preset))
+    if preset == "paper":  # for --mode=dry_run --simulated_devices=256
+        config.update({"precision": "bfloat16", "mesh_shape": (1, 256), "sharding_rules": SHARDED})
     return config
 
 
 def _task(preset: str) -> dict[str, Any]:
     model = {"packing": 2, "registers": 4, "max_steps": 8, "latent_scale": 1.5}
-    if preset == "reference":
+    actions: dict[str, Any] = {"direction": {"kind": "categorical", "size": 4}}
+    if preset == "paper":
+        shape = dict(width=2048, layers=28, heads=32, kv_heads=8, mlp_ratio=3.75, time_every=4, window=192)
+        sizes = transformer(**shape, remat=True, space_frames=8, scan=True)
+        actions = {"keys": {"kind": "binary", "size": 23}, "mouse": {"kind": "categorical", "size": 121}}
+    elif preset == "reference":
         sizes = transformer(width=128, layers=8, heads=4, time_every=4, window=48)
     elif preset == "smoke":
         sizes = transformer(width=32, layers=2, heads=2, time_every=2, window=8)
@@ -35,7 +42,7 @@ def _task(preset: str) -> dict[str, Any]:
         sizes = transformer(width=128, layers=4, heads=4, time_every=2, window=16)
         model["registers"] = 2
     return {
-        "model": model | {"actions": {"direction": {"kind": "categorical", "size": 4}}, "transformer": sizes},
+        "model": model | {"actions": actions, "transformer": sizes},
         "objective": {"bootstrap_share": 0.25, "clean_share": 0.25, "ramp": 0.9},
         "sampler": {"steps": 4, "context_signal": placeholder(int)},
         "rollout": {"context": 32, "clips": 16 if preset == "smoke" else 64, "shown": 4},
@@ -51,13 +58,13 @@ def _data(preset: str) -> dict[str, Any]:
 
 
 def _optimizer(preset: str) -> dict[str, Any]:
-    if preset == "reference":
+    if preset in ("reference", "paper"):
         return {"name": "adam", "learning_rate": 1e-4}
     return {"name": "muon", "learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 2 if preset == "smoke" else 50}
 
 
 def _schedule(preset: str) -> dict[str, Any]:
-    if preset == "reference":
+    if preset in ("reference", "paper"):
         return {"steps": 1_100_000, "log_every": 100, "eval_every": 20_000, "checkpoint_every": 5_000}
     if preset == "smoke":
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}

@@ -5,10 +5,20 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+IMAGE = (384, 640, 3)  # of the paper's Minecraft videos, height and width in multiples of its patches of 16
+
+# Fully sharded: every large array is split over `fsdp`, along the first dimension that divides evenly.
+SHARDED = (
+    (r"(patch_position|latent_tokens|latent_position|patch_queries|spatial_position)$", (None, "fsdp")),
+    (r"(latent_in|spatial_in)/kernel$", (None, "fsdp")),
+    (r"kernel$", ("fsdp",)),
+)
+
 
 def transformer(**sizes: Any) -> dict[str, Any]:
     """Every field of `models.transformer.TransformerConfig`."""
     defaults = {"heads": 4, "kv_heads": placeholder(int), "mlp_ratio": 4.0, "soft_cap": 50.0}
+    defaults |= {"remat": False, "space_frames": placeholder(int), "scan": False}
     return defaults | sizes
 
 
@@ -33,6 +43,12 @@ def episodes(preset: str) -> dict[str, Any]:
         "alignment": placeholder(str),
         "cache": True,
     }
+
+
+def described(**sizes: Any) -> dict[str, Any]:
+    """Every field of `datasets.described.Described`: Minecraft's frames and actions, 256 rows."""
+    defaults = {"target": "datasets.described:Described", "batch_size": 256, "image": IMAGE}
+    return defaults | {"actions": {"keys": 23, "mouse": 0}} | sizes
 
 
 def held_out(preset: str, data: ConfigDict | None = None) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs.parts import episodes, held_out, transformer
+from configs.parts import IMAGE, SHARDED, described, episodes, held_out, transformer
 from trainer.config import base_config
 
-PRESETS = ("cpu", "smoke", "reference")
+PRESETS = ("cpu", "smoke", "reference", "paper")
 
 
 def get_config(preset: str) -> ConfigDict:
@@ -16,17 +16,22 @@ def get_config(preset: str) -> ConfigDict:
     config = base_config()
     config.name = f"tokenizer-{preset}"
     config.task = {"target": "tasks.tokenizer:TokenizerTask"} | _task(preset)
-    config.data = episodes(preset) | _data(preset)
-    config.eval_data = held_out(preset, config.data)
+    config.data = described(length=64) if preset == "paper" else episodes(preset) | _data(preset)
+    config.eval_data = {} if preset == "paper" else held_out(preset, config.data)
     config.optimizer.update(_optimizer(preset))
     config.update(_schedule(preset))
+    if preset == "paper":  # for --mode=dry_run --simulated_devices=256
+        config.update({"precision": "bfloat16", "mesh_shape": (1, 256), "sharding_rules": SHARDED})
     return config
 
 
 def _task(preset: str) -> dict[str, Any]:
     objective = {"masked_share": 1.0, "masked_share_stills": 1.0, "latent_noise": 0.0, "clips": 64}
     objective |= {"lpips_weight": 0.0, "lpips_weights": placeholder(str)}
-    if preset == "reference":
+    if preset == "paper":
+        half = dict(width=1024, layers=12, heads=16, time_every=4, window=192, remat=True, space_frames=8, scan=True)
+        model = {"image": IMAGE, "patch": 16, "latents": 512, "channels": 16}
+    elif preset == "reference":
         half = dict(width=64, layers=8, heads=4, time_every=4, window=48)
         model = {"patch": 4, "latents": 16, "channels": 32}
     elif preset == "smoke":
@@ -50,13 +55,13 @@ def _data(preset: str) -> dict[str, Any]:
 
 
 def _optimizer(preset: str) -> dict[str, Any]:
-    if preset == "reference":
+    if preset in ("reference", "paper"):
         return {"name": "adamw", "learning_rate": 1e-4}
     return {"name": "muon", "learning_rate": 6e-3, "schedule": "cosine", "warmup_steps": 2 if preset == "smoke" else 50}
 
 
 def _schedule(preset: str) -> dict[str, Any]:
-    if preset == "reference":
+    if preset in ("reference", "paper"):
         return {"steps": 75_900, "log_every": 100, "eval_every": 5_000, "checkpoint_every": 2_500}
     if preset == "smoke":
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}

@@ -60,6 +60,7 @@ class TfdsData:
       long_every: where there are short batches, of so many batches the first is long.
       independent_share: share of rows that hold unrelated single frames.
       unlabelled_share: share of episodes whose actions are hidden; the same ones whatever the seed.
+      skip_short: leave out the episodes that are shorter than a clip, and say how many; else they are an error.
       start: "any": clips start anywhere in an episode; "reset": at its first frame.
       shuffle: every epoch in another random order.
       num_epochs: passes over the episodes, each giving one clip per pass; rows left over at the end are dropped. None
@@ -86,6 +87,7 @@ class TfdsData:
     long_every: int = 2
     independent_share: float = 0.0
     unlabelled_share: float = 0.0
+    skip_short: bool = False
     start: Literal["any", "reset"] = "any"
     shuffle: bool = True
     num_epochs: int | None = None
@@ -133,6 +135,8 @@ class TfdsData:
     def fingerprint(self) -> dict[str, Any]:
         """What a saved position is valid for: the content, and all settings that decide what batch n holds."""
         same_batches = {"data_dir", "cache", "cache_bytes", "read_threads", "read_ahead", "name", "keys", "alignment"}
+        if not self.skip_short:  # As if there were no such setting: older checkpoints know of none.
+            same_batches.add("skip_short")
         settings = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -146,6 +150,11 @@ class TfdsData:
             **settings,
         }
 
+    def batch_sizes(self) -> list[int]:
+        """Rows of a long batch and, where there are any, of a short one, over all processes."""
+        schedule = self._schedule(seed=0, process_index=0, process_count=1)
+        return sorted({schedule.shape(step)[0] for step in range(2)})
+
     @functools.cached_property
     def _builder(self) -> tfds.core.DatasetBuilder:
         return builders.prepare(self.name, self.data_dir)
@@ -154,7 +163,11 @@ class TfdsData:
     def _episodes(self) -> Episodes:
         # Kept, so that all iterators share one cache.
         cache_bytes = self.cache_bytes if self.cache else 0
-        return Episodes(self._builder, self.split, keys=self.keys, cache_bytes=cache_bytes, alignment=self.alignment)
+        min_length = max(self.length, self.short_length or 1) if self.skip_short else 1
+        return Episodes(
+            self._builder, self.split, keys=self.keys, cache_bytes=cache_bytes, alignment=self.alignment,
+            min_length=min_length,
+        )  # fmt: skip
 
     @functools.cached_property
     def _labelled(self) -> np.ndarray:
@@ -223,7 +236,8 @@ def _clip(episodes: Episodes, numbers: np.ndarray, places: np.ndarray) -> Batch:
     if available < length:
         raise DataError(
             f"Episode {number} of {episodes.label} has {available} frames, and clips of {length} are wanted. "
-            f"Lower the length of this data (--config.data.length, --config.eval_data.length) to {available} or less."
+            f"Lower the length of this data (--config.data.length, --config.eval_data.length) to {available} or less, "
+            "or leave such episodes out (--config.data.skip_short=true, --config.eval_data.skip_short=true)."
         )
     start = int(places[0] * (available - length + 1))
     return _slice(episode, slice(start, start + length))
@@ -283,26 +297,24 @@ def _check(data: TfdsData) -> None:
             continue
         _check_type(name, value, numbers.Integral, "a whole number")
         if value < least:
-            raise DataError(f"--config.data.{name} must be at least {least}, not {value}.")
+            raise DataError(f"{name} must be at least {least}, not {value}.")
     for name, end in (("independent_share", 1.0), ("unlabelled_share", 1.01)):
         value = getattr(data, name)
         _check_type(name, value, numbers.Real, "a number")
         if not 0 <= value < end:
-            raise DataError(
-                f"--config.data.{name} must be a share between 0 and 1 (independent rows: below 1), not {value}."
-            )
-    for name in ("shuffle", "cache"):
+            raise DataError(f"{name} must be a share between 0 and 1 (independent rows: below 1), not {value}.")
+    for name in ("skip_short", "shuffle", "cache"):
         _check_type(name, getattr(data, name), bool, "True or False")
     if data.start not in ("any", "reset"):
-        raise DataError(f"--config.data.start must be 'any' or 'reset', not {data.start!r}.")
+        raise DataError(f"start must be 'any' or 'reset', not {data.start!r}.")
     if data.alignment not in ("before", "after", None):
-        raise DataError(f"--config.data.alignment must be 'before' or 'after', not {data.alignment!r}.")
+        raise DataError(f"alignment must be 'before' or 'after', not {data.alignment!r}.")
     if data.short_length is None and data.short_batch_size is not None:
-        raise DataError("--config.data.short_batch_size is set, but without short_length there are no short batches.")
+        raise DataError("short_batch_size is set, but without short_length there are no short batches.")
     if data.short_length is not None and data.long_every == 1:
-        raise DataError("--config.data.short_length is set, but with long_every=1 every batch is long.")
+        raise DataError("short_length is set, but with long_every=1 every batch is long.")
 
 
 def _check_type(name: str, value: Any, kind: type, expected: str) -> None:
     if not isinstance(value, kind) or (kind is not bool and isinstance(value, bool)):
-        raise DataError(f"--config.data.{name} must be {expected}, not {value!r} ({type(value).__name__}).")
+        raise DataError(f"{name} must be {expected}, not {value!r} ({type(value).__name__}).")

@@ -7,7 +7,10 @@ position, causal, over a window of frames).
 
 import dataclasses
 import functools
+from collections.abc import Callable
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -34,6 +37,12 @@ class TransformerConfig:
         space layers can prepare what is looked up in the past and work on what was found.
       window: frames that time attention sees, the current one included (C).
       soft_cap: bound on attention logits; None for none.
+      remat: keep only the inputs of each layer for the gradient, and compute the rest anew (less memory, a third more
+        work); it changes no result.
+      space_frames: frames that a space layer computes at a time, where it divides their number (less memory, no result
+        changed); None for all.
+      scan: compile the n layers around a time layer once, not once for each time layer (deep models compile faster); it
+        changes no result.
     """
 
     width: int = 128
@@ -44,6 +53,9 @@ class TransformerConfig:
     time_every: int = 4
     window: int = 32
     soft_cap: float | None = 50.0
+    remat: bool = False
+    space_frames: int | None = None
+    scan: bool = False
 
     def __post_init__(self):
         kv_heads = self.kv_heads or self.heads
@@ -203,21 +215,78 @@ class SpaceTimeTransformer(nnx.Module):
             itself = jnp.eye(frames, mask.shape[-1], k=mask.shape[-1] - frames, dtype=bool)
             mask = mask & (~independent[:, None, None] | itself)
             mask = mask[:, None]  # [B, 1 (S), Q, L]
-        keys, values = [], []
-        for layer, block in enumerate(self.blocks):
+
+        def space(block: Block, x: Array, wanted: slice = slice(None)) -> Array:
+            layer = self._layer(lambda block, part: block.space(part, coordinates, routing, wanted))
+            size = self.config.space_frames or frames
+            if frames % size or frames == size:
+                return layer(block, x)
+            parts = x.reshape(len(x), -1, size, *x.shape[2:]).swapaxes(0, 1)
+            out = jax.lax.map(functools.partial(layer, block), parts).swapaxes(0, 1)
+            return out.reshape(*x.shape[:2], *out.shape[3:])
+
+        def time(block: Block, x: Array, seen: Any) -> tuple[Array, Any]:
+            layer = self._layer(lambda block, x, seen: block.time(x, seen, mask))
+            y, k, v = layer(block, x.swapaxes(1, 2), seen)
+            return y.swapaxes(1, 2), (k, v)
+
+        every, repeats = self.config.time_every, self._repeats
+        seen = (
+            None
+            if past is None
+            else [(k[:, :tokens], v[:, :tokens]) for k, v in zip(past.keys, past.values, strict=True)]
+        )
+        written = []
+        if repeats:
+            x, written = self._scanned(x, seen, space, time)
+        for layer in range(every * repeats, self.config.layers):
+            block = self.blocks[layer]
             if self.config.is_time(layer):
-                seen = past and (past.keys[len(keys)][:, :tokens], past.values[len(keys)][:, :tokens])
-                y, k, v = block.time(x.swapaxes(1, 2), seen, mask)
-                x = y.swapaxes(1, 2)
-                keys.append(k)
-                values.append(v)
+                x, kv = time(block, x, seen and seen[len(written)])
+                written.append(kv)
             else:
-                last = layer == self.config.layers - 1
-                x = block.space(x, coordinates, routing, wanted if last else slice(None))
+                x = space(block, x, wanted if layer == self.config.layers - 1 else slice(None))
         if self.config.is_time(self.config.layers - 1):
             x = x[:, :, wanted]
         writes = isinstance(cache, Cache) and tokens == self.tokens
-        return self.norm(x), write(cache, keys, values) if writes else None
+        return self.norm(x), write(cache, *zip(*written, strict=True)) if writes else None
+
+    def _layer(self, apply: Callable[..., Any]) -> Callable[..., Any]:
+        """`apply(block, …)`; with `remat`, its gradient computes anew what it needs."""
+        if not self.config.remat:
+            return apply
+
+        def anew(block: Block, *args: Any) -> Any:
+            graph, state = nnx.split(block)
+            return jax.checkpoint(lambda state, *args: apply(nnx.merge(graph, state), *args))(state, *args)
+
+        return anew
+
+    @property
+    def _repeats(self) -> int:
+        """How many times the group of layers around a time layer is scanned; the last one stays, for what is wanted."""
+        return max(0, self.config.layers // self.config.time_every - 1) if self.config.scan else 0
+
+    def _scanned(self, x: Array, seen: Any, space: Any, time: Any) -> tuple[Array, list[tuple[Array, Array]]]:
+        """All groups of layers but the last one, as a loop over their stacked parameters."""
+        every, repeats = self.config.time_every, self._repeats
+        groups = [nnx.split(self.blocks[first : first + every]) for first in range(0, every * repeats, every)]
+        graph = groups[0][0]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *(state for _, state in groups))
+        past = None if seen is None else jax.tree.map(lambda *leaves: jnp.stack(leaves), *seen[:repeats])
+
+        def group(x: Array, slices: Any) -> tuple[Array, Any]:
+            state, seen = slices
+            written = None
+            for layer, block in enumerate(nnx.merge(graph, state)):
+                if self.config.is_time(layer):
+                    x, written = time(block, x, seen)
+                else:
+                    x = space(block, x)
+            return x, written
+
+        x, written = jax.lax.scan(group, x, (stacked, past))
+        return x, [jax.tree.map(lambda leaf, n=n: leaf[n], written) for n in range(repeats)]
 
 
 def _time_mask(frames: int, window: int, ages: Array | None) -> Bool[Array, "Q L"]:

@@ -6,15 +6,12 @@ from typing import Any
 from datasets.environment import Environment
 from models.actions import ActionSpace
 from trainer import plugins
-from trainer.errors import ConfigError, near_matches
-
-# Environments that need no `module:function`.
-KNOWN = {"bouncing_square": "datasets.bouncing_square.environment:make"}
+from trainer.errors import ConfigError
 
 
 def make_environment(spec: Mapping[str, Any]) -> Any:
     """Builds the environment of `spec`, `{"target": NAME or "module:function", …arguments}`; None for an empty
-    one, or an empty target.
+    one, or an empty target. Names are those of the entry-point group `trainer.environments`.
 
     Arguments that are None are left out.
 
@@ -27,12 +24,7 @@ def make_environment(spec: Mapping[str, Any]) -> Any:
         if arguments and "target" not in spec:
             raise ConfigError(f"task.environment has arguments and no target: {arguments}.")
         return None
-    location = target if ":" in target else KNOWN.get(target)
-    if location is None:
-        raise ConfigError(
-            f"no environment {target!r}. {near_matches(target, KNOWN, 'Environments')} Or give module:function."
-        )
-    make = plugins.load(location, f"environment {target!r}")
+    make = plugins.resolve(target, "environments")
     try:
         environment = make(**arguments)
     except (TypeError, ValueError) as e:

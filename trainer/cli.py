@@ -10,8 +10,8 @@ from typing import Any
 from trainer import run_folder
 from trainer.config import SCHEMA, check_complete, complete, config_files, load_config
 from trainer.config_json import to_json
-from trainer.errors import UserError, near_matches
-from trainer.overrides import override
+from trainer.errors import UserError, near_matches, with_places
+from trainer.overrides import override_all
 
 MODES = {
     "fit": "train, or continue training",
@@ -21,7 +21,9 @@ MODES = {
     "list": "print every plugin and config there is",
     "csv": "print all metrics of a run as a table, one row per step",
 }
-_FLAGS = ("config", "workdir", "mode", "checkpoint", "fast_dev_run", "distributed", "debug", "help")
+_FLAGS = (
+    "config", "workdir", "mode", "checkpoint", "fast_dev_run", "simulated_devices", "distributed", "debug", "help",
+)  # fmt: skip
 _USAGE = 2
 _INTERRUPTED = 130
 
@@ -36,6 +38,7 @@ usage: python -m trainer --config=CONFIG [--config.KEY=VALUE …] [--workdir=DIR
   --mode=MODE           {modes}
   --checkpoint=WHICH    what --mode=eval evaluates: last, best (see best_metric) or a step
   --fast_dev_run[=N]    try everything out, N (1) steps of each phase, and keep nothing
+  --simulated_devices=N compile --mode=dry_run for so many devices, which need not be there
   --distributed=HOW     one of several processes: auto (in a cluster that JAX knows), or HOST:PORT,COUNT,INDEX
   --debug               show tracebacks
 
@@ -47,7 +50,7 @@ examples:
   python -m trainer --config=logs/NAME/config.json --mode=eval
 
 A run is a folder; the same command continues it. Exit codes: 0 done, 1 error, 2 wrong usage, 75 stopped early and to
-be started again, 130 interrupted.
+be started again, 130 interrupted with nothing saved.
 
 configs: {configs}
 
@@ -76,8 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as e:
         if debug or not (isinstance(e, UserError) or getattr(e, "user_error", False)):
             raise
-        notes = "".join(f" ({note})" for note in getattr(e, "__notes__", ()))
-        print(f"error: {e}{notes}", file=sys.stderr)
+        print(f"error: {with_places(e)}", file=sys.stderr)
         return _USAGE if isinstance(e, UsageError) else 1
 
 
@@ -89,8 +91,13 @@ def _main(arguments: Sequence[str]) -> int:
     mode = flags.get("mode", "fit")
     if mode not in MODES:
         raise UsageError(f"no mode {mode!r}. {near_matches(mode, MODES, 'Modes')}")
+    for flag, only in (("fast_dev_run", "fit"), ("checkpoint", "eval"), ("simulated_devices", "dry_run")):
+        if flag in flags and mode != only:
+            raise UsageError(f"--{flag} is for --mode={only}, not for --mode={mode}: leave one of them out.")
     if mode == "list":
-        print(_list())
+        from trainer.listing import listing
+
+        print(listing() + "\n\nOr give module:Class as a target.")
         return 0
     if not flags.get("config"):
         raise UsageError(
@@ -106,8 +113,7 @@ def _main(arguments: Sequence[str]) -> int:
         and not {"name", "root"} & dict(overrides).keys()
     ):
         workdir = os.path.dirname(source) or "."
-    for key, text in overrides:
-        override(config, key, text)
+    override_all(config, overrides)
     config = complete(config, "the command line")
     if mode == "print_config":
         print(json.dumps(to_json(config), indent=2, ensure_ascii=False))
@@ -121,16 +127,20 @@ def _main(arguments: Sequence[str]) -> int:
     _quiet()
     from trainer import experiment
     from trainer.stopping import EXIT_RESUMABLE
+    from trainer.xla import simulate_devices
 
     if "distributed" in flags:
         _join(flags["distributed"])
+    tries, devices = _number(flags, "fast_dev_run", "steps"), _number(flags, "simulated_devices", "devices")
+    if devices:
+        simulate_devices(devices)
     result = experiment.run(
-        config, workdir=workdir, mode=mode, checkpoint=flags.get("checkpoint", "last"), fast_dev_run=_tries(flags)
+        config, workdir=workdir, mode=mode, checkpoint=flags.get("checkpoint", "last"), fast_dev_run=tries
     )
     if mode == "dry_run":
         print(json.dumps(result, indent=2, ensure_ascii=False))
     if mode == "fit" and result.stopped is not None and result.stopped.resumable:
-        return EXIT_RESUMABLE
+        return _INTERRUPTED if "fast_dev_run" in flags else EXIT_RESUMABLE
     return 0
 
 
@@ -175,14 +185,17 @@ def _join(how: str) -> None:
     coordinator, *numbers = how.split(",")
     if len(numbers) != 2 or ":" not in coordinator or not all(number.isdecimal() for number in numbers):
         raise UsageError(f"--distributed={how}: expected auto, or HOST:PORT,COUNT,INDEX as in 10.0.0.1:9000,2,0.")
-    return hosts.initialize(coordinator, int(numbers[0]), int(numbers[1]))
+    count, index = (int(number) for number in numbers)
+    if problem := hosts.address_problem(coordinator, count, index):
+        raise UsageError(f"--distributed={how}: {problem}.")
+    return hosts.initialize(coordinator, count, index)
 
 
-def _tries(flags: Mapping[str, str]) -> int:
-    """The steps of --fast_dev_run, 0 where it was not given."""
-    text = flags.get("fast_dev_run", "0")
-    if "fast_dev_run" in flags and (not text.isdecimal() or int(text) < 1):
-        raise UsageError(f"--fast_dev_run={text}: expected a number of steps, 1 or more.")
+def _number(flags: Mapping[str, str], flag: str, of: str) -> int:
+    """What a flag counts, 0 where it was not given."""
+    text = flags.get(flag, "0")
+    if flag in flags and (not text.isdecimal() or int(text) < 1):
+        raise UsageError(f"--{flag}={text}: expected a number of {of}, 1 or more.")
     return int(text)
 
 
@@ -207,20 +220,6 @@ def _fields(schema: Mapping[str, tuple[Any, str]], prefix: str) -> list[str]:
         if nested:
             lines += _fields(default, f"{key}.")
     return lines
-
-
-def _list() -> str:
-    from trainer import plugins
-
-    blocks = []
-    for group in plugins.GROUPS:
-        names = plugins.available(group)
-        width = max((len(name) for name in names), default=0)
-        lines = [f"  {name:<{width}}  {plugins.describe(names[name])}" for name in sorted(names)]
-        lines += [f"  ! {problem}" for name in sorted(names) if (problem := plugins.clash(name, group))]
-        blocks.append("\n".join([f"{group} (trainer.{group}):", *(lines or ["  (none)"])]))
-    blocks.append("\n".join(["configs:", *(f"  {name}" for name in config_files() or ["(none)"])]))
-    return "\n\n".join(blocks) + "\n\nOr give module:Class as a target."
 
 
 def _quiet() -> None:

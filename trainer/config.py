@@ -10,6 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from trainer.arguments import kind_of
 from trainer.config_json import from_json
 from trainer.errors import ConfigError, near_matches
 
@@ -61,7 +62,7 @@ SCHEMA: Mapping[str, tuple[Any, str]] = {
     "callbacks": (
         {
             name: {"target": name}
-            for name in ("progress", "summary", "learning_rate_monitor", "non_finite_guard", "report")
+            for name in ("progress", "summary", "learning_rate_monitor", "non_finite_guard", "profiler", "report")
         },
         "NAME: {target, …}; an entry set to none is left out",
     ),
@@ -121,9 +122,13 @@ def roots() -> tuple[Path, ...]:
 
 def config_files() -> list[str]:
     """The config files that are there, as `configs/NAME.py`."""
-    paths = [path for root in roots() for path in (root / "configs").glob("*.py")]
-    found = {f"configs/{path.name}" for path in paths if _is_config(path)}
-    return sorted(found)
+    return sorted(config_paths())
+
+
+def config_paths() -> dict[str, Path]:
+    """Where each of the config files is that are there."""
+    paths = [path for root in reversed(roots()) for path in (root / "configs").glob("*.py") if _is_config(path)]
+    return {f"configs/{path.name}": path for path in paths}
 
 
 def load_config(spec: str) -> ConfigDict:
@@ -317,15 +322,3 @@ def check_complete(config: ConfigDict) -> None:
             )
     if not 0 <= config.ema_decay < 1:
         raise ConfigError(f"ema_decay = {config.ema_decay}: expected a number in [0, 1); 0 is off.")
-
-
-def kind_of(value: Any, kind: type | None = None) -> str:
-    """The type of a field, as a message says it."""
-    kind = kind or type(value)
-    if issubclass(kind, ConfigDict):
-        return "a group of fields"
-    if issubclass(kind, tuple):
-        of = {type(v) for v in value or ()}
-        return f"a tuple of {of.pop().__name__}" if len(of) == 1 else "a tuple (a,b)"
-    names = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}
-    return names.get(kind, f"a {kind.__name__}")

@@ -1,6 +1,6 @@
 """What the trainer asks of data: a deterministic source whose position can be saved."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 
@@ -19,7 +19,11 @@ class DataIterator(Protocol):
 
 @runtime_checkable
 class DataSource(Protocol):
-    """A data set as the trainer sees it (group `trainer.data`)."""
+    """A data set as the trainer sees it (group `trainer.data`).
+
+    A source whose batches differ in size may have one more method, `batch_sizes() -> Collection[int]`: all numbers of
+    rows, over all processes, that a batch may have. What cannot be dealt out evenly is then refused before the start.
+    """
 
     def prepare(self) -> None:
         """Builds or downloads what is missing, with progress; raises `DataError` where it cannot."""
@@ -55,6 +59,16 @@ class FirstBatches:
     def fingerprint(self) -> dict[str, Any]:
         """The source's, and how much of it is used."""
         return {**self._source.fingerprint(), "first_batches": self._count}
+
+    def batch_sizes(self) -> Collection[int]:
+        """The source's."""
+        return batch_sizes(self._source)
+
+
+def batch_sizes(source: DataSource) -> Collection[int]:
+    """All numbers of rows, over all processes, that a batch may have; none where the source does not tell."""
+    tell = getattr(source, "batch_sizes", None)
+    return () if tell is None else tell()
 
 
 class _First:

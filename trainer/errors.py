@@ -24,6 +24,24 @@ class TrainingError(UserError):
     """The training itself went wrong: it keeps producing values that are not finite."""
 
 
+_PLACE = "raised in "
+
+
+def add_place(error: BaseException, where: str) -> None:
+    """Notes on an error where it was raised; libraries leave notes of their own, which say nothing to a user."""
+    error.add_note(_PLACE + where)
+
+
+def places(error: BaseException) -> list[str]:
+    """What `add_place` has noted, the innermost place first."""
+    return [note for note in getattr(error, "__notes__", ()) if note.startswith(_PLACE)]
+
+
+def with_places(error: BaseException) -> str:
+    """The message of an error and, in brackets, where it was raised."""
+    return str(error) + "".join(f" ({place})" for place in places(error))
+
+
 def near_matches(given: str, known: Iterable[str], what: str = "Known") -> str:
     """Returns "Did you mean 'x'? Known: a, b, x." for a name that was not found."""
     known = sorted(known)

@@ -7,7 +7,7 @@ from typing import Any
 
 import jax
 
-from trainer.errors import ConfigError, DataError
+from trainer.errors import ConfigError, DataError, add_place
 from trainer.feed import HeldOut
 from trainer.metrics import StepMetrics, add_up
 from trainer.state import PyTree, TrainState
@@ -88,7 +88,7 @@ class Evaluations:
                     params=params, frozen=frozen, extra=state.extra, rng=key, batches=batches, step=step
                 )
             except Exception as error:
-                error.add_note(f"raised in the evaluator {name!r} at step {step}")
+                add_place(error, f"the evaluator {name!r} at step {step}")
                 raise
             for into, new in zip(merged, result, strict=True):
                 if twice := into.keys() & new.keys():

@@ -2,11 +2,7 @@
 
 import contextlib
 import dataclasses
-import os
-import platform
-import sys
 import tempfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +11,9 @@ import jax
 from jax.sharding import PartitionSpec
 from ml_collections import ConfigDict
 
-from trainer import checkpoints, hosts, plugins, run_folder, upstream
+from trainer import checkpoints, hosts, plugins, run_folder, upstream, xla
+from trainer.callbacks import Callback, Progress, TimeLimit
+from trainer.callbacks.base import select
 from trainer.checkpoints import Best
 from trainer.config import check_complete
 from trainer.config_json import to_json
@@ -49,19 +47,21 @@ def run(
       fast_dev_run: try everything out in so many steps of each phase that is missing, in a temporary folder; 0: off.
 
     Returns:
-      What `Trainer.fit`, `Trainer.evaluate` or `Trainer.dry_run` returned. A `fit` that was stopped while it trained an
-      upstream run, or prepared one, returns that run's result.
+      What `Trainer.fit`, `Trainer.evaluate` or `Trainer.dry_run` returned. A `fit` that was stopped while it trained or
+      tried out an upstream run, or prepared one, returns that run's result.
 
     Raises:
       UserError: something in the config, the data or the run folder cannot work; nothing was overwritten.
     """
     check_complete(config)
     folder = run_folder.locate(config, workdir)
-    _use_compilation_cache(config.compilation_cache)
-    _use_deterministic_kernels(config.deterministic)
+    xla.use_compilation_cache(config.compilation_cache)
+    xla.use_deterministic_kernels(config.deterministic)
     check_parts(config)
     if mode == "fit" and fast_dev_run:
-        return _try_out(config, folder, fast_dev_run)
+        flag = StopFlag()
+        with stop_on_signals(flag):
+            return _try_out(config, folder, fast_dev_run, flag)
     if mode == "dry_run":
         return _dry_run(config, folder)
     started = run_folder.check(folder, config, run_folder.MEASURING if mode == "eval" else ())
@@ -70,7 +70,7 @@ def run(
     phases = upstream.plan(config, folder)
     for phase in phases:
         if phase.note:
-            _say(phase.note)
+            hosts.say(phase.note)
     missing = [phase for phase in phases if phase.status != "finished"]
     if missing and (mode == "eval" or not config.upstream_autotrain):
         phase = missing[0]
@@ -85,8 +85,8 @@ def run(
             _check_chain(config, folder, phases, missing)
         for phase in missing:
             verb = "training it first" if phase.status == "missing" else "continuing it first"
-            _say(f"upstream {phase.name!r}: the run in {phase.folder} is {phase.status}; {verb} ({phase.source}).")
-            result = _fit(phase.config, phase.folder, flag)
+            hosts.say(f"upstream {phase.name!r}: the run in {phase.folder} is {phase.status}; {verb} ({phase.source}).")
+            result = _fit(phase.config, phase.folder, flag, _watching_upstream(config, folder))
             if result.stopped is not None and result.stopped.resumable:
                 return result
         return _fit(config, folder, flag)
@@ -121,16 +121,26 @@ def _parts(config: ConfigDict, group: str, folder: Path, task: Task, schedule: A
     }
 
 
-def _fit(config: ConfigDict, folder: Path, flag: StopFlag) -> FitResult:
+def _watching_upstream(config: ConfigDict, folder: Path) -> dict[str, Callback]:
+    """The callbacks of a run that also watch the upstream runs which are trained first, under names of their own."""
+    offered = {"workdir": folder, "schedule": None}
+    return {
+        f"{config.name}/{name}": plugins.build(entry, "callbacks", name, **offered)
+        for name, entry in config.callbacks.items()
+        if getattr(plugins.resolve(entry.target, "callbacks"), "watches_upstream", False)
+    }
+
+
+def _fit(config: ConfigDict, folder: Path, flag: StopFlag, watching: Mapping[str, Callback] | None = None) -> FitResult:
     data, eval_data = _data(config)
     loaded = upstream.load(config)
     provenance = upstream.provenance(loaded)
-    trainer = _trainer(config, folder, data, eval_data, loaded, provenance)
+    trainer = _trainer(config, folder, data, eval_data, loaded, provenance, watching)
     with hosts.together():
         trainer.check()  # so that what cannot work leaves no trace
     stopped = hosts.agree(flag.value)
     if stopped is not None:
-        _say(f"{folder.name}: stopped before its first step: {stopped.reason}; start it again to continue")
+        hosts.say(f"{folder.name}: stopped before its first step: {stopped.reason}; start it again to continue")
         return FitResult(0, stopped, {})
     with contextlib.ExitStack() as stack:
         with hosts.together():  # the first process takes the folder, or refuses it, for all
@@ -152,10 +162,11 @@ def _evaluate(config: ConfigDict, folder: Path, checkpoint: str) -> dict[str, fl
     return trainer.evaluate(checkpoints.find_step(folder, checkpoint, _best(config)))
 
 
-def _try_out(config: ConfigDict, folder: Path, steps: int) -> FitResult:
+def _try_out(config: ConfigDict, folder: Path, steps: int, flag: StopFlag) -> FitResult:
     """Runs `steps` steps of every phase that is missing, and of the run itself, and throws all of it away.
 
-    A phase that is missing has no parameters yet, so what builds on it takes zeros in their place.
+    A phase that is missing has no parameters yet, so what builds on it takes zeros in their place. Callbacks that speak
+    of a run which is kept, and can be continued, are left out.
     """
     phases = upstream.plan(config, folder)
     missing = [phase for phase in phases if phase.status != "finished"]
@@ -163,20 +174,27 @@ def _try_out(config: ConfigDict, folder: Path, steps: int) -> FitResult:
     result = FitResult(0, None, {})
     with tempfile.TemporaryDirectory(prefix="fast_dev_run-") as temporary:
         for name, tried in [*((phase.name, phase.config) for phase in missing), (config.name, config)]:
-            _say(f"fast_dev_run: {steps} step(s) of {name}, kept nowhere")
+            hosts.say(f"fast_dev_run: {steps} step(s) of {name}, kept nowhere")
             loaded = upstream.stand_ins(tried, phases, _example, built) if missing else upstream.load(tried)
             trainer = _trainer(tried, Path(temporary) / name, *_data(tried), loaded, {})
             short = dataclasses.replace(
                 trainer, steps=steps, log_every=1, eval_every=0, checkpoint_every=steps, eval_batches=1,
                 limit_eval_batches=1, sanity_eval=0, writers=[ConsoleWriter()],
+                callbacks=select(trainer.callbacks, lambda callback: not isinstance(callback, Progress | TimeLimit)),
             )  # fmt: skip
-            result = short.fit()
+            with hosts.together():
+                short.check()
+            stopped = hosts.agree(flag.value)
+            result = FitResult(0, stopped, {}) if stopped is not None else short.fit(flag)
+            if result.stopped is not None and result.stopped.resumable:
+                hosts.say(f"fast_dev_run: stopped in {name}: {result.stopped.reason}; nothing was kept")
+                break
     return result
 
 
 def _dry_run(config: ConfigDict, folder: Path) -> dict[str, Any]:
     data, eval_data = _data(config)
-    loaded = upstream.stand_ins(config, upstream.plan(config, folder), _example)
+    loaded = upstream.stand_ins(config, upstream.plan(config, folder), _example, described=True)
     return _trainer(config, folder, data, eval_data, loaded, {}).dry_run()
 
 
@@ -220,7 +238,7 @@ def _example(phase: upstream.Phase) -> Batch:
 
 def _trainer(
     config: ConfigDict, folder: Path, data: DataSource, eval_data: DataSource | None, loaded: Mapping[str, Upstream],
-    provenance: Mapping[str, Any],
+    provenance: Mapping[str, Any], watching: Mapping[str, Callback] | None = None,
 ) -> Trainer:  # fmt: skip
     task = plugins.build(config.task, "tasks")
     if config.overfit_batches:
@@ -251,7 +269,7 @@ def _trainer(
         best=_best(config),
         on_save_error=config.on_save_error,
         evaluators=_parts(config, "evaluators", folder, task),
-        callbacks=_parts(config, "callbacks", folder, task, schedule),
+        callbacks={**_parts(config, "callbacks", folder, task, schedule), **(watching or {})},
         writers=list(_parts(config, "writers", folder, task).values()) if first else [],
         config=to_json(config),
         provenance=provenance,
@@ -284,35 +302,3 @@ def _data(config: ConfigDict) -> tuple[DataSource, DataSource | None]:
                 if source is not None and hosts.is_first() == first:
                     source.prepare()
     return data, eval_data
-
-
-def _use_compilation_cache(setting: str) -> None:
-    """Keeps compiled programs on disk, in a folder for each kind of processor: code for another one crashes."""
-    if not setting:
-        return
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        processor = "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
-    except OSError:
-        processor = platform.processor()
-    folder = Path(setting).expanduser() / f"{platform.machine()}-{zlib.crc32(processor.encode()):08x}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as e:
-        _say(f"compilation_cache = {setting!r} cannot be used ({e.strerror}); everything is compiled anew.")
-        return
-    jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-
-
-def _use_deterministic_kernels(wanted: bool) -> None:
-    """Tells XLA so; it reads its flags once, when JAX is first used."""
-    flag = "--xla_gpu_deterministic_ops=true"
-    flags = os.environ.get("XLA_FLAGS", "")
-    if wanted and flag not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {flag}".strip()
-
-
-def _say(line: str) -> None:
-    if not jax.distributed.is_initialized() or hosts.is_first():
-        print(line, file=sys.stderr, flush=True)

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 
 from trainer import hosts
-from trainer.callbacks import Callback, Callbacks, Run
+from trainer.callbacks import Callbacks, Run
+from trainer.callbacks.base import select
 from trainer.checkpoints import Checkpoints, Restored
 from trainer.data import DataIterator
 from trainer.device_rate import utilization
-from trainer.errors import CheckpointError, DataError, UserError
+from trainer.errors import CheckpointError, ConfigError, DataError, UserError, near_matches, with_places
 from trainer.evaluation import is_due, write_evaluation
 from trainer.feed import Fed, Feed, HeldOut, open_iterator, signature
 from trainer.metrics import Clock, StepMetrics, Window
@@ -52,7 +53,7 @@ class Fit:
     def __init__(self, trainer: "Trainer", flag: StopFlag) -> None:
         self.trainer, self.program = trainer, trainer.program
         self.clock, self.window = Clock(), Window()
-        self.callbacks = Callbacks(_of_this_process(trainer.callbacks))
+        self.callbacks = Callbacks(select(trainer.callbacks, lambda c: hosts.is_first() or c.everywhere))
         self.flag = hosts.AgreedFlag(flag)
         self.checkpoints = Checkpoints(
             trainer.workdir, keep=trainer.keep_checkpoints, keep_every=trainer.keep_every, best=trainer.best
@@ -61,6 +62,8 @@ class Fit:
         self.seconds_before = 0.0  # of training in earlier processes
         self.evaluated: list[str] = []  # evaluators that have run at this very step
         self.measured: dict[str, float] = {}  # what they gave
+        self.tried: set[str] = set()  # evaluators that have run in this process
+        self.figures: set[str] = set()  # what all of them gave
         self.flops: dict[Any, float] = {}  # of an update, by the shapes that have been compiled
         self.saved_as_complete = False
         self.run = Run(
@@ -121,11 +124,14 @@ class Fit:
             if names := trainer.evaluations.due(run.step, last):
                 self._evaluate(names)
             best = bool(names) and self.checkpoints.is_best(self.measured)
-            saves = last or best or is_due(run.step, trainer.checkpoint_every)
+            unknown = self._unknown_best(names, last) if names else ""
+            saves = last or best or bool(unknown) or is_due(run.step, trainer.checkpoint_every)
             if logs or names or saves or is_due(run.step, hosts.SYNC_EVERY):
                 self.flag.agree()
             if saves:
                 self._save()
+            if unknown:
+                raise ConfigError(unknown)
         self.flag.agree()
         if run.saved != run.step or self._complete() != self.saved_as_complete:
             self._save()
@@ -183,6 +189,26 @@ class Fit:
                 self.measured.update(scalars)
                 write_evaluation(run.writer, run.step, result._replace(scalars=scalars))
 
+    def _unknown_best(self, names: Sequence[str], last: bool) -> str:
+        """What to say once all evaluators have run and none gave `best_metric`, which so never comes; "" before.
+
+        After the last step there is nothing left to compare, and a line of warning has to do.
+        """
+        best, run = self.trainer.best, self.run
+        if best is None:
+            return ""
+        self.tried.update(names)
+        self.figures.update(self.measured)
+        more_to_come = self.tried < set(self.trainer.evaluations.due(0, last=True))
+        if hosts.gather_json(more_to_come or best.metric in self.figures)[0]:
+            return ""
+        known = near_matches(best.metric, self.figures, "Figures")
+        problem = f"best_metric = {best.metric!r}, but no evaluation gives it. {known}"
+        if last:
+            _log.warning("%s: %s", run.workdir, problem)
+            return ""
+        return f"{problem} Step {run.step} is saved in {run.workdir}: start it again with --config.best_metric=NAME."
+
     def _save(self) -> None:
         run, trainer = self.run, self.trainer
         final_stop = run.stopped if run.stopped and not run.stopped.resumable else None
@@ -219,7 +245,7 @@ class Fit:
             yield
         except (CheckpointError, OSError) as error:
             if self.trainer.on_save_error == "continue":
-                _log.error("step %d: %s The run goes on (on_save_error=continue).", self.run.step, _with_notes(error))
+                _log.error("step %d: %s The run goes on (on_save_error=continue).", self.run.step, with_places(error))
             elif isinstance(error, CheckpointError):
                 raise
             else:
@@ -228,7 +254,7 @@ class Fit:
     def _unwritten(self, error: OSError) -> UserError:
         saved = self.checkpoints.newest_good
         return UserError(
-            f"What step {self.run.step} gave cannot be written: {_with_notes(error)}. The newest good checkpoint: "
+            f"What step {self.run.step} gave cannot be written: {with_places(error)}. The newest good checkpoint: "
             f"{'none' if saved is None else f'that of step {saved}'}. Make room and start the same command again."
         )
 
@@ -239,7 +265,7 @@ class Fit:
         except OSError as unclosed:
             if error is None and self.trainer.on_save_error == "stop":
                 raise self._unwritten(unclosed) from unclosed
-            _log.error("step %d: %s", self.run.step, _with_notes(unclosed))
+            _log.error("step %d: %s", self.run.step, with_places(unclosed))
 
     def _sanity_evaluation(self) -> None:
         """Tries all evaluations of a new run on a few batches, and forgets what they give."""
@@ -261,7 +287,7 @@ class Fit:
         self.evaluated, self.measured = meta["evaluated"], meta.get("measured", {})
         self.window.load_state(meta["window"])
         self.callbacks.load_state(meta["callbacks"])
-        if meta["stopped"]:
+        if meta["stopped"] and not _other_callbacks(meta["config"], self.trainer.config):
             run.request_stop(*meta["stopped"])
         try:
             iterator.set_state(meta["data_position"])
@@ -278,14 +304,7 @@ class Fit:
                 self._save()
 
 
-def _of_this_process(
-    callbacks: Mapping[str, Callback] | Sequence[Callback],
-) -> Mapping[str, Callback] | Sequence[Callback]:
-    """The callbacks without those that only the first of several processes calls."""
-    if isinstance(callbacks, Mapping):
-        return {name: callback for name, callback in callbacks.items() if hosts.is_first() or callback.everywhere}
-    return [callback for callback in callbacks if hosts.is_first() or callback.everywhere]
-
-
-def _with_notes(error: BaseException) -> str:
-    return str(error) + "".join(f" ({note})" for note in getattr(error, "__notes__", ()))
+def _other_callbacks(stored: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a callback that may have stopped the run for good has been taken away or set otherwise since."""
+    left = now.get("callbacks", {})
+    return any(left.get(name) != entry for name, entry in stored.get("callbacks", {}).items())

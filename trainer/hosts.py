@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -29,10 +30,13 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
       process_id: which one this is, from 0.
 
     Raises:
-      ConfigError: only some of the arguments were given, or the others could not be reached.
+      ConfigError: only some of the arguments were given, they are no address and numbers, or the others could not be
+        reached.
     """
-    given = (coordinator, num_processes, process_id)
-    if None in given and given != (None, None, None):
+    if coordinator is not None and num_processes is not None and process_id is not None:
+        if problem := address_problem(coordinator, num_processes, process_id):
+            raise ConfigError(f"The processes cannot be joined: {problem}.")
+    elif (given := (coordinator, num_processes, process_id)) != (None, None, None):
         raise ConfigError(f"coordinator, num_processes and process_id belong together; given: {given}.")
     # JAX's own service would take SIGTERM away from whoever listens to it.
     if hasattr(jax.config, "jax_enable_preemption_service"):
@@ -46,9 +50,27 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
         ) from error
 
 
+def address_problem(coordinator: str, num_processes: int, process_id: int) -> str:
+    """What is wrong with the arguments of `initialize`, which JAX would not say; "" where nothing is."""
+    host, _, port = coordinator.rpartition(":")
+    if not host or not port.isdecimal() or not 1 <= int(port) <= 65535:
+        return f"the coordinator {coordinator!r} is no HOST:PORT with a port from 1 to 65535, as in 10.0.0.1:9000"
+    if num_processes < 1:
+        return f"the number of processes is {num_processes}; expected 1 or more"
+    if not 0 <= process_id < num_processes:
+        return f"this process has the number {process_id}; of {num_processes}, expected 0 to {num_processes - 1}"
+    return ""
+
+
 def is_first() -> bool:
     """Whether this is the process that writes and speaks for all."""
     return jax.process_index() == 0
+
+
+def say(line: str) -> None:
+    """Prints a line to stderr, in the first process alone."""
+    if not jax.distributed.is_initialized() or is_first():
+        print(line, file=sys.stderr, flush=True)
 
 
 def barrier(name: str) -> None:
@@ -90,29 +112,38 @@ def agree(value: StopReason | None) -> StopReason | None:
 
 
 class AgreedFlag(StopFlag):
-    """A stop flag whose request counts when all processes know of it; with one process, at once.
+    """The stop flag of one fit: a request counts when all processes know of it; with one process, at once.
 
     Args:
-      own: where this process asks for a stop.
+      command: where the command that the fit belongs to, with other fits perhaps, is asked to stop. What is asked for
+        here stops this fit alone.
     """
 
-    def __init__(self, own: StopFlag) -> None:
+    def __init__(self, command: StopFlag) -> None:
         super().__init__()
-        self._own = own
+        self._command = command
+        self._agreed: StopReason | None = None
+        self.made = command.made
 
     @property
     def value(self) -> StopReason | None:
         """The request that all know of, or None."""
-        return self._own.value if jax.process_count() == 1 else self._value
+        return self._wanted if jax.process_count() == 1 else self._agreed
+
+    @property
+    def _wanted(self) -> StopReason | None:
+        """What this process asks for."""
+        return self._value or self._command.value
 
     def request(self, reason: str, resumable: bool) -> None:
-        """Asks for a stop at the next agreement."""
-        self._own.request(reason, resumable)
+        """Asks for a stop at the next agreement; the first request wins."""
+        if self._command.value is None:
+            super().request(reason, resumable)
 
     def agree(self) -> None:
         """Tells the other processes of requests and learns of theirs; all have to call it at the same step."""
         if self.value is None:
-            self._value = agree(self._own.value)
+            self._agreed = agree(self._wanted)
 
 
 @contextlib.contextmanager

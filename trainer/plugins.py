@@ -1,6 +1,5 @@
 """Finds and builds the parts that a config names: tasks, data, callbacks, writers, evaluators, optimisers."""
 
-import ast
 import difflib
 import importlib
 import importlib.metadata
@@ -13,9 +12,12 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from trainer.arguments import misfit, signature
 from trainer.errors import ConfigError, near_matches
 
+# What a run is made of. Tasks may look up plugins of further kinds in groups of their own, see `groups`.
 GROUPS = ("tasks", "data", "callbacks", "writers", "evaluators", "optimizers")
+_PREFIX = "trainer."
 # Names that need no entry point.
 BUILTIN: Mapping[str, Mapping[str, str]] = {
     "callbacks": {
@@ -56,6 +58,14 @@ _BASES: Mapping[str, tuple[str, str]] = {
 }
 
 
+def groups() -> list[str]:
+    """`GROUPS`, and all others that installed packages have entry points in."""
+    found = {
+        name.removeprefix(_PREFIX) for name in importlib.metadata.entry_points().groups if name.startswith(_PREFIX)
+    }
+    return [*GROUPS, *sorted(found - set(GROUPS))]
+
+
 def available(group: str) -> dict[str, str]:
     """The names of a group and where each is defined (`module:Class`), without loading any; built-in names win."""
     return {name: sorted(places)[0] for name, places in _entry_points(group).items()} | {**BUILTIN.get(group, {})}
@@ -64,7 +74,7 @@ def available(group: str) -> dict[str, str]:
 def _entry_points(group: str) -> dict[str, dict[str, str]]:
     """By name: where installed packages define it, and which package does."""
     found: dict[str, dict[str, str]] = {}
-    for entry in importlib.metadata.entry_points(group=f"trainer.{group}"):
+    for entry in importlib.metadata.entry_points(group=_PREFIX + group):
         package = entry.dist.name if entry.dist else "a package"
         found.setdefault(entry.name, {}).setdefault(entry.value, package)
     return found
@@ -81,40 +91,12 @@ def clash(name: str, group: str) -> str:
     return ""
 
 
-def describe(target: str, depth: int = 3) -> str:
-    """The first line of the docstring of `module:Class`, read from its source without importing it.
-
-    Args:
-      target: where it is, or where it is imported by that name from elsewhere.
-      depth: how many such imports are followed.
-    """
-    module_name, _, name = target.partition(":")
-    top, *rest = module_name.split(".")
-    try:
-        # Only the top package is looked up: finding `a.b` would import `a`.
-        top_spec = importlib.util.find_spec(top)
-        if top_spec is None:
-            return f"(there is no package {top!r})"
-        path = Path(top_spec.origin or "").parent.joinpath(*rest) if rest else Path(top_spec.origin or "")
-        path = next((p for p in (path.with_suffix(".py"), path / "__init__.py", path) if p.is_file()), path)
-        for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.ClassDef | ast.FunctionDef) and node.name == name:
-                return (ast.get_docstring(node) or "(not described)").splitlines()[0]
-            if isinstance(node, ast.ImportFrom) and node.module and not node.level and depth:
-                for alias in node.names:
-                    if (alias.asname or alias.name) == name:
-                        return describe(f"{node.module}:{alias.name}", depth - 1)
-    except (ImportError, OSError, SyntaxError, ValueError):
-        pass
-    return "(not described)"
-
-
 def resolve(target: str, group: str) -> Callable[..., Any]:
     """The class or function that `target` names.
 
     Args:
       target: a name that `available` lists, or `module:Class`.
-      group: one of `GROUPS`.
+      group: one of `groups()`, or another one.
 
     Raises:
       ConfigError: no such name, or the plugin cannot be imported.
@@ -131,7 +113,7 @@ def resolve(target: str, group: str) -> Callable[..., Any]:
     if location is None:
         raise ConfigError(
             f"no plugin {target!r} in trainer.{group}. {near_matches(target, names)} "
-            f"Or give module:{'function' if group == 'optimizers' else 'Class'}."
+            f"Or give module:{'function' if group in ('optimizers', 'environments') else 'Class'}."
         )
     return load(location, f"{group} plugin {target!r}")
 
@@ -184,7 +166,7 @@ def _check_shadowed(module_name: str, what: str) -> None:
 def check(
     spec: Mapping[str, Any], group: str, name: str = "", **offered: Any
 ) -> tuple[Callable[..., Any], dict[str, Any]]:
-    """Resolves `spec.target` and checks the other fields against its signature, without calling it.
+    """Resolves `spec.target` and checks the other fields against its signature and annotations, without calling it.
 
     Args:
       spec: `target` and keyword arguments.
@@ -200,7 +182,7 @@ def check(
     plugin = resolve(target, group)
     what = f"{group}{f'.{name}' if name else ''} ({target})"
     try:
-        parameters = inspect.signature(plugin).parameters
+        parameters = signature(plugin)
     except (TypeError, ValueError):
         return plugin, arguments
     named = {n for n, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
@@ -210,6 +192,8 @@ def check(
             raise ConfigError(
                 f"{what} takes no argument {key!r}. {near_matches(key, named - set(offered), 'Arguments')}"
             )
+        if key in named and (expected := misfit(parameters[key].annotation, arguments[key])):
+            raise ConfigError(f"{what}: {key} must be {expected}, not {arguments[key]!r}.")
     arguments |= {key: value for key, value in offered.items() if key in named and key not in arguments}
     missing = [n for n in parameters if n in named and parameters[n].default is inspect.Parameter.empty]
     missing = [n for n in missing if n not in arguments]
@@ -224,7 +208,7 @@ def check(
 def default(target: str, group: str, argument: str) -> Any:
     """The default of a plugin's argument; None where its signature does not tell."""
     try:
-        parameter = inspect.signature(resolve(target, group)).parameters.get(argument)
+        parameter = signature(resolve(target, group)).get(argument)
     except (ConfigError, TypeError, ValueError):
         return None
     return parameter.default if parameter else None
@@ -244,6 +228,8 @@ def build(spec: Mapping[str, Any], group: str, name: str = "", **offered: Any) -
         built = plugin(**arguments)
     except ValueError as e:
         raise ConfigError(f"{what}: {e}") from e
+    except TypeError as e:
+        raise ConfigError(f"{what} cannot be built: {e} (--debug shows where).") from e
     if group in _BASES:
         module_name, base_name = _BASES[group]
         base = getattr(importlib.import_module(module_name), base_name)

@@ -1,6 +1,7 @@
 """`Program`: the compiled functions and placed arrays that a task becomes on a mesh of devices."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -9,14 +10,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import NamedSharding
 
 from trainer import sharding
+from trainer.collectives import count_collectives
 from trainer.errors import ConfigError
 from trainer.flops import count_flops
+from trainer.hardware import expected
 from trainer.metrics import StepMetrics
 from trainer.state import PyTree, TrainState
 from trainer.task import Batch, Task
 from trainer.update import Update, cast
+
+_MEMORY = ("argument", "output", "alias", "temp", "generated_code")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +64,8 @@ def build(
 ) -> Program:  # fmt: skip
     """Builds the program of a task that has been set up; nothing is compiled before it is called."""
     tx, everywhere = task.optimizer(optimizer), sharding.replicated(mesh)
-    update = Update(tx=tx, ema_decay=ema_decay, accumulate=accumulate, precision=precision)
+    gathered = everywhere if mesh.shape["fsdp"] > 1 else None
+    update = Update(tx=tx, ema_decay=ema_decay, accumulate=accumulate, precision=precision, gathered=gathered)
 
     def init_params(key: jax.Array) -> PyTree:
         return task.init_params(key, jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example))
@@ -90,12 +97,20 @@ def build(
         precision=precision,
         state=jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), abstract, shardings),
         example=example,
-        frozen=cast(sharding.put_tree(dict(task.frozen()), everywhere), precision),
+        frozen=_placed(dict(task.frozen()), everywhere, precision),
         init=init,
         step=jax.jit(step, donate_argnums=0, out_shardings=(shardings, everywhere)),
         eval_step=jax.jit(eval_step),
         flops_per_batch=task.flops_per_batch,
     )
+
+
+def _placed(frozen: PyTree, everywhere: NamedSharding, precision: str) -> PyTree:
+    """Upstream parameters in their place and precision; of those that are only described, a description."""
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(frozen)):
+        described = jax.eval_shape(lambda tree: cast(tree, precision), frozen)
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=everywhere), described)
+    return cast(sharding.put_tree(frozen, everywhere), precision)
 
 
 def _warm_start(task: Task, params: PyTree) -> PyTree:
@@ -131,24 +146,36 @@ def _described(params: PyTree) -> dict[str, str]:
 
 
 def measure(program: Program) -> dict[str, Any]:
-    """Compiles the train step without running it.
+    """Compiles the train step for the devices there are, which may be pretended ones, without running it.
 
     Returns:
-      `parameters`, `state_bytes`, `batch` (shapes), `devices`, `compile_s`, `flops_per_step` (of all devices), and,
-      where the compiler tells, `memory_bytes` per device (arguments, outputs, of these aliases, temporaries, code).
+      `parameters`, `state_bytes`, `batch` (shapes), `devices`, `mesh`, `compile_s`, `flops_per_step` (of all devices)
+      and `flops_per_device`, `state_bytes_per_device`, `collectives` (see `trainer.collectives`), `memory_bytes` per
+      device (arguments, outputs, of these aliases, temporaries, code), `memory_per_device` in all, and `expected` on
+      well-known hardware (see `trainer.hardware`).
     """
     started = time.perf_counter()
-    compiled = program.step.lower(program.state, program.frozen, program.example).compile()
+    batch = sharding.described_batch(program.example, program.mesh)
+    compiled = program.step.lower(program.state, program.frozen, batch).compile()
     seconds = time.perf_counter() - started
     memory = compiled.memory_analysis()
     leaves = jax.tree_util.tree_leaves_with_path(program.example)
-    kinds = ("argument", "output", "alias", "temp", "generated_code")
-    return {
-        "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.state.params)),
-        "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(program.state)),
+    sizes = {kind: getattr(memory, f"{kind}_size_in_bytes") for kind in _MEMORY}
+    flops, devices, state = program.flops(program.state, program.example), program.mesh.size, program.state
+    measured = {
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "state_bytes": sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)),
         "batch": {sharding.path_name(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves},
-        "devices": f"{jax.device_count()} × {jax.devices()[0].device_kind}",
+        "devices": f"{devices} × {jax.devices()[0].device_kind}",
+        "mesh": dict(program.mesh.shape),
         "compile_s": seconds,
-        "flops_per_step": program.flops(program.state, program.example),
-        "memory_bytes": {kind: getattr(memory, f"{kind}_size_in_bytes") for kind in kinds} if memory else None,
+        "flops_per_step": flops,
+        "flops_per_device": flops / devices,
+        "state_bytes_per_device": sum(
+            math.prod(leaf.sharding.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state)
+        ),
+        "collectives": count_collectives(compiled.as_text()),
+        "memory_bytes": sizes,
+        "memory_per_device": sizes["argument"] + sizes["output"] - sizes["alias"] + sizes["temp"],
     }
+    return measured | {"expected": expected(measured)}

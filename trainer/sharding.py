@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, near_matches
 
 PyTree = Any
 Rule = tuple[str, PartitionSpec]
@@ -24,7 +24,8 @@ def make_mesh(mesh_shape: tuple[int, int] | None = None) -> Mesh:
     """
     devices = jax.device_count()
     shape = mesh_shape or (devices, 1)
-    if len(shape) != len(AXES) or shape[0] * shape[1] != devices:
+    counts = [size for size in shape if isinstance(size, int) and size > 0]
+    if not len(shape) == len(counts) == len(AXES) or counts[0] * counts[1] != devices:
         raise ConfigError(f"mesh_shape {tuple(shape)} (data, fsdp) must multiply to the {devices} devices there are.")
     return jax.make_mesh(shape, AXES, axis_types=(AxisType.Auto,) * len(AXES))
 
@@ -61,24 +62,66 @@ def state_sharding(mesh: Mesh, rules: Sequence[Rule], state: PyTree) -> PyTree:
       state: arrays or `jax.ShapeDtypeStruct`s.
 
     Raises:
-      ConfigError: a parameter cannot be split as its rule says.
+      ConfigError: a rule is none, decides about no array, or a parameter cannot be split as its rule says.
     """
+    for rule in rules:
+        _check_rule(rule, mesh)
+    decided: set[int] = set()
 
     def shard(path: Sequence[Any], leaf: Any) -> NamedSharding:
         name = path_name(path)
-        for regex, spec in rules:
+        for number, (regex, spec) in enumerate(rules):
             if re.search(regex, name):
+                decided.add(number)
                 problem = _cannot_split(leaf.shape, spec, mesh)
                 if not problem:
                     return NamedSharding(mesh, spec)
                 if name.startswith(("params", "ema")):
-                    raise ConfigError(
-                        f"The sharding rule {regex!r} → {spec} does not fit {name}{leaf.shape}: {problem}."
-                    )
+                    raise ConfigError(f"{_text(rules[number])} does not fit {name}{leaf.shape}: {problem}.")
                 return replicated(mesh)  # an optimiser may keep statistics of another shape under the same name
         return replicated(mesh)
 
-    return jax.tree_util.tree_map_with_path(shard, state)
+    shardings = jax.tree_util.tree_map_with_path(shard, state)
+    names = [path_name(path) for path, _ in jax.tree_util.tree_leaves_with_path(state)]
+    for number in range(len(rules)):
+        if number not in decided:
+            raise ConfigError(_idle(number, rules, names))
+    return shardings
+
+
+def _check_rule(rule: Rule, mesh: Mesh) -> None:
+    regex, spec = rule
+    try:
+        re.compile(regex)
+    except re.error as e:
+        raise ConfigError(f"{_text(rule)}: {regex!r} is no regular expression ({e}).") from e
+    axes = [axis for entry in spec for axis in (entry if isinstance(entry, tuple) else (entry,)) if axis is not None]
+    for axis in axes:
+        if axis not in mesh.axis_names:
+            raise ConfigError(
+                f"{_text(rule)}: the mesh has no axis {axis!r}. {near_matches(str(axis), mesh.axis_names, 'Axes')}"
+            )
+        if axes.count(axis) > 1:
+            raise ConfigError(f"{_text(rule)}: the axis {axis!r} can split one dimension only.")
+
+
+def _idle(number: int, rules: Sequence[Rule], names: Sequence[str]) -> str:
+    """What to say of a rule that decides about nothing."""
+    regex = rules[number][0]
+    found = [name for name in names if re.search(regex, name)]
+    if not found:
+        words = {word for name in names if name.startswith("params/") for word in name.split("/")[1:]}
+        unknown = next((word for word in re.findall(r"\w+", regex) if word not in words), regex)
+        return f"{_text(rules[number])} matches no parameter. {near_matches(unknown, words, 'Words of their paths')}"
+    earlier = next(rule for rule in rules if re.search(rule[0], found[0]))
+    return (
+        f"{_text(rules[number])} decides about nothing: earlier rules match all that it matches, {earlier[0]!r} for "
+        f"one {found[0]}. Put it before them, or leave it out."
+    )
+
+
+def _text(rule: Rule) -> str:
+    return f"The sharding rule {rule[0]!r} → {tuple(rule[1])}"
 
 
 def _cannot_split(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> str:
@@ -88,8 +131,20 @@ def _cannot_split(shape: tuple[int, ...], spec: PartitionSpec, mesh: Mesh) -> st
         names = () if axes is None else axes if isinstance(axes, tuple) else (axes,)
         parts = int(np.prod([mesh.shape[name] for name in names], dtype=np.int64))
         if size % parts:
-            return f"{size} cannot be split in {parts}"
+            return f"{size} cannot be split in {parts} ({', '.join(names)})"
     return ""
+
+
+def check_batch(batch: PyTree, mesh: Mesh) -> None:
+    """Raises ConfigError where a process's rows of a batch cannot be split evenly over its devices."""
+    parts = mesh.size // jax.process_count()
+    for path, x in jax.tree_util.tree_leaves_with_path(batch):
+        shape = np.shape(x)
+        if shape and shape[0] % parts:
+            raise ConfigError(
+                f"The batch's {path_name(path)}{list(shape)} cannot be split over {parts} devices: "
+                f"make the batch size a multiple of {mesh.size}."
+            )
 
 
 def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
@@ -100,22 +155,22 @@ def put_batch(batch: PyTree, mesh: Mesh) -> PyTree:
     """
     if mesh.size == 1:
         return jax.device_put(batch, replicated(mesh))
-    split, whole = NamedSharding(mesh, PartitionSpec(AXES)), replicated(mesh)
-    parts = mesh.size // jax.process_count()
-
-    def sharding(path: Sequence[Any], x: Any) -> NamedSharding:
-        shape = np.shape(x)
-        if shape and shape[0] % parts:
-            raise ConfigError(
-                f"The batch's {path_name(path)}{list(shape)} cannot be split over {parts} devices: "
-                f"make the batch size a multiple of {mesh.size}."
-            )
-        return split if shape else whole
-
-    shardings = jax.tree_util.tree_map_with_path(sharding, batch)
+    check_batch(batch, mesh)
+    shardings = _batch_shardings(batch, mesh)
     if jax.process_count() == 1:
         return jax.device_put(batch, shardings)
     return jax.tree.map(lambda x, s: jax.make_array_from_process_local_data(s, np.asarray(x)), batch, shardings)
+
+
+def described_batch(example: PyTree, mesh: Mesh) -> PyTree:
+    """The shapes of a batch of all processes, with the places that `put_batch` would give its arrays."""
+    shardings = _batch_shardings(example, mesh)
+    return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), example, shardings)
+
+
+def _batch_shardings(batch: PyTree, mesh: Mesh) -> PyTree:
+    split, whole = NamedSharding(mesh, PartitionSpec(AXES)), replicated(mesh)
+    return jax.tree.map(lambda x: split if np.shape(x) else whole, batch)
 
 
 def put_tree(tree: PyTree, shardings: PyTree) -> PyTree:

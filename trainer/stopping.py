@@ -4,6 +4,7 @@ import contextlib
 import os
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from types import FrameType
 from typing import Any, NamedTuple
@@ -25,10 +26,15 @@ class StopReason(NamedTuple):
 
 
 class StopFlag:
-    """Holds the first stop request; setting it is safe from threads and signal handlers."""
+    """Holds the first stop request; setting it is safe from threads and signal handlers.
+
+    Attributes:
+      made: `time.monotonic()` when it was made; one that stops a whole command was made when the command began.
+    """
 
     def __init__(self) -> None:
         self._value: StopReason | None = None
+        self.made = time.monotonic()
 
     @property
     def value(self) -> StopReason | None:
@@ -61,7 +67,7 @@ def stop_on_signals(flag: StopFlag) -> Iterator[None]:
             if interrupts > 1:
                 raise KeyboardInterrupt
             # os.write: print() may not be entered again from a handler.
-            os.write(2, b"\nCtrl-C: saving and stopping after this step. Press it again to stop at once.\n")
+            os.write(2, b"\nCtrl-C: stopping after this step. Press it again to stop at once.\n")
         flag.request(f"received {name}", resumable=True)
 
     before: dict[int, Any] = {}

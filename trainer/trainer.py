@@ -7,13 +7,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import jax
 import optax
 
 from trainer import program, sharding
 from trainer.callbacks import Callback
 from trainer.checkpoints import Best, Checkpoints
-from trainer.data import DataSource
-from trainer.errors import CheckpointError
+from trainer.data import DataSource, batch_sizes
+from trainer.errors import CheckpointError, ConfigError
 from trainer.evaluation import Evaluations, HeldOutMetrics, merge_evaluators, write_evaluation
 from trainer.feed import HeldOut, first_batch, shapes
 from trainer.fit import Fit, FitResult
@@ -97,9 +98,12 @@ class Trainer:
         """
         if not self._checked:
             _ = self.program  # sets the task up
+            self._check_rows("training", self.data, self._first_batch, parts=self.accumulate)
             self.task.check_batch(self._first_batch)
             del self._first_batch
             self._check_evaluators()
+            if self.best is not None and not self.evaluations.due(0, last=True):
+                raise ConfigError(f"best_metric = {self.best.metric!r}, but the run has no evaluation: give eval_data.")
             self._checked = True
 
     def fit(self, flag: StopFlag | None = None) -> FitResult:
@@ -144,7 +148,8 @@ class Trainer:
         return dict(result.scalars)
 
     def dry_run(self) -> dict[str, Any]:
-        """Compiles the train step without running it; see `program.measure`."""
+        """Compiles the train step without running it, after all checks of `fit`; see `program.measure`."""
+        self.check()
         return program.measure(self.program)
 
     @functools.cached_property
@@ -177,8 +182,22 @@ class Trainer:
             self.eval_data.prepare()
         held_out = None if self.eval_data is None else first_batch(self.eval_data, self.seed, "held-out")
         self.evaluations.check(None if held_out is None else shapes(held_out))
-        if held_out is not None:
+        if self.eval_data is not None and held_out is not None:
+            self._check_rows("held-out", self.eval_data, held_out)
             self.task.check_batch(held_out)
+
+    def _check_rows(self, what: str, source: DataSource, first: Batch, parts: int = 1) -> None:
+        """Raises ConfigError where batches of any size that the source tells of cannot be dealt out evenly."""
+        devices = self.program.mesh.size
+        rows = next((leaf.shape[0] for leaf in jax.tree.leaves(shapes(first)) if leaf.shape), 0)
+        for size in sorted({rows, *batch_sizes(source)}):
+            for count, aim in ((devices, f"over {devices} devices"), (parts, f"into accumulate = {parts} parts")):
+                if size % count:
+                    raise ConfigError(
+                        f"The {what} data has batches of {size} rows, which cannot be split {aim}: make the batch size "
+                        f"(of long and of short batches) a multiple of {count}."
+                    )
+        sharding.check_batch(first, self.program.mesh)
 
     @functools.cached_property
     def held_out(self) -> HeldOut:

@@ -26,6 +26,7 @@ class Update:
       tx: the optimiser.
       ema_decay: of the parameters' moving average; None for none.
       accumulate: parts that a batch is computed in, one after the other, to save memory; one update in all.
+      gathered: where parameters are put to be computed with, when they are kept in parts (FSDP); None to leave them.
       precision: of activations and matrix products (`float32`, `bfloat16`). Parameters, gradients and the optimiser
         stay float32: an objective sees parameters that were cast, and models compute in the type of their parameters.
     """
@@ -34,6 +35,7 @@ class Update:
     ema_decay: float | None = None
     accumulate: int = 1
     precision: str = "float32"
+    gathered: jax.sharding.Sharding | None = None
 
     def __post_init__(self) -> None:
         if self.accumulate < 1:
@@ -53,7 +55,7 @@ class Update:
         Raises:
           ConfigError: the rows cannot be dealt out evenly.
         """
-        learn = jax.value_and_grad(lambda p, *args: objective(cast(p, self.precision), *args), has_aux=True)
+        learn = jax.value_and_grad(lambda p, *args: objective(self._ready(p), *args), has_aux=True)
         if self.accumulate == 1:
             (loss, (metrics, extra)), grads = learn(params, batch, rng, extra)
             return _of_finite(loss, grads), {"loss": loss, **metrics}, extra
@@ -70,6 +72,11 @@ class Update:
         means = {name: jnp.mean(value, axis=0) for name, value in metrics.items()}
         grads = jax.tree.map(lambda g: g / self.accumulate, total)
         return _of_finite(means["loss"], grads), means, extra
+
+    def _ready(self, params: PyTree) -> PyTree:
+        """Parameters to compute with. Left in parts, XLA would rather gather the activations, which are far larger."""
+        params = cast(params, self.precision)
+        return params if self.gathered is None else jax.lax.with_sharding_constraint(params, self.gathered)
 
     def _deal(self, batch: Any) -> tuple[list[Any], tuple[list[Any], Any]]:
         """The batch's leaves as parts [k, rows / k, …] (None: not dealt out), and those that are not, with the tree."""

@@ -154,7 +154,7 @@ def _load(run: Path, step: int | None, loaded: dict[Path, Upstream]) -> Upstream
 
 def stand_ins(
     config: ConfigDict, phases: Sequence[Phase], example: Callable[[Phase], Batch],
-    built: dict[Path, Upstream] | None = None,
+    built: dict[Path, Upstream] | None = None, described: bool = False,
 ) -> dict[str, Upstream]:  # fmt: skip
     """Stand-ins for the runs that `config.upstream` names, before they are trained: parameters are zeros.
 
@@ -163,6 +163,7 @@ def stand_ins(
       phases: what `plan` returned.
       example: gives the shapes of a phase's batches.
       built: stand-ins that are there already, by folder; new ones are added.
+      described: give `jax.ShapeDtypeStruct`s for parameters, which take no memory.
     """
     by_place = {phase.folder.resolve(): phase for phase in phases}
     built = {} if built is None else built
@@ -174,7 +175,7 @@ def stand_ins(
             batch, task = example(phase), plugins.build(phase.config.task, "tasks")
             task.setup({name: build(below) for name, below in phase.config.upstream.items()}, batch)
             shapes = jax.eval_shape(task.init_params, jax.random.key(0), batch)
-            params = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+            params = shapes if described else jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
             built[place] = Upstream(task=task, params=params, run=phase.folder, step=0)
         return built[place]
 

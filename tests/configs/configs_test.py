@@ -8,6 +8,7 @@ from ml_collections import ConfigDict
 
 from trainer import experiment, plugins, upstream
 from trainer.config import check_complete, config_files, load_config
+from trainer.feed import peek
 from trainer.overrides import override
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +31,9 @@ def folder(tmp_path, monkeypatch):
 
 
 def clip_shapes(config):
-    """A training batch of the bouncing square, as the config asks for it."""
+    """A training batch, as the config asks for it: of the bouncing square, or as it is described."""
+    if config.data.target == "datasets.described:Described":
+        return peek(plugins.build(config.data, "data"), seed=0)
     rows, length = config.data.batch_size, config.data.length
     kinds = {"actions": np.int32, "rewards": np.float32, "continues": np.float32, "is_first": np.bool_}
     frames = {"frames": jax.ShapeDtypeStruct((rows, length, 32, 32, 3), np.uint8)}
@@ -43,7 +46,7 @@ def set_up(config):
     example = clip_shapes(config)
     phases = upstream.plan(config, Path("logs") / config.name)
     task = plugins.build(config.task, "tasks")
-    task.setup(upstream.stand_ins(config, phases, lambda phase: clip_shapes(phase.config)), example)
+    task.setup(upstream.stand_ins(config, phases, lambda phase: clip_shapes(phase.config), described=True), example)
     return task, jax.eval_shape(task.init_params, jax.random.key(0), example)
 
 
@@ -53,6 +56,13 @@ def test_there_are_the_presets_that_everything_relies_on():
     for path in config_files():
         assert {f"{path}:smoke", f"{path}:cpu", f"{path}:reference"} <= set(SPECS)
         assert load_config(path) == load_config(f"{path}:cpu")  # what is had without asking
+
+
+def test_the_papers_models_have_its_sizes():
+    # Dreamer 4, arXiv:2509.24527, §4: 2 B parameters, 400 M of them the tokenizer's.
+    for phase, millions in (("tokenizer", 400), ("dynamics", 1600)):
+        _, params = set_up(load_config(f"configs/{phase}.py:paper"))
+        assert sum(leaf.size for leaf in jax.tree.leaves(params)) == pytest.approx(millions * 1e6, rel=0.05)
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -77,7 +87,7 @@ def test_runs_of_different_presets_never_share_a_folder(spec):
         assert below.run == f"{lower.root}/{lower.name}"
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if not spec.endswith(":paper")])
 def test_data_is_of_another_split_than_what_is_held_out(spec):
     config = load_config(spec)
     assert (config.data.split, config.eval_data.split) == ("train", "validation")

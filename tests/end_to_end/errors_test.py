@@ -77,6 +77,18 @@ def test_a_mistake_in_the_command_is_named_with_the_way_out(main, empty, content
             [DYNAMICS, "--config.task.rollout.context=64"],
             ["rollouts give 64 frames", "held-out clips have 64", "eval_data.length"],
         ),
+        (
+            [DYNAMICS, "--config.data.short_length=4", "--config.data.short_batch_size=3", "--config.accumulate=2"],
+            ["training data has batches of 3 rows", "into accumulate = 2 parts", "a multiple of 2"],
+        ),
+        (
+            [DYNAMICS, "--config.task.model.actions.gas.kind=smooth", "--config.task.model.actions.gas.size=2"],
+            ["an action component is one of", "'smooth'"],
+        ),
+        (
+            [DYNAMICS, "--config.task.model.actions.gas.kind=continuous", "--config.task.model.actions.gas.sise=2"],
+            ["task: ", "unexpected keyword argument 'sise'"],
+        ),
         ([CHAIN, "--config.task.task_id=1"], ["task.task_id = 1", "logs/heads-smoke know the tasks 0 … 0"]),
     ],
 )

@@ -74,3 +74,17 @@ def test_a_stop_before_a_run_continues_leaves_it_as_it_was(runs, half, undisturb
 def test_a_stop_while_a_chain_is_checked_leaves_nothing(runs):
     stopped(runs.start(SECOND, at="prepare"))
     assert not (runs.folder / "logs").exists()
+
+
+@pytest.mark.parametrize(("moment", "number"), [("step:8", signal.SIGTERM), ("prepare", signal.SIGINT)])
+def test_a_stop_ends_a_try_out_of_all_phases_and_nothing_is_kept(runs, moment, number):
+    process = runs.start(SECOND, "--fast_dev_run=20", at=moment).reached()
+    process.signal(number)
+    process.go()
+    assert process.end() == 130, process.printed
+    assert f"fast_dev_run: stopped in base: received {number.name}; nothing was kept" in process.printed
+    assert "of second" not in process.printed
+    assert "continue" not in process.printed
+    assert "saving" not in process.printed
+    assert "step 9" not in process.trace
+    assert [path.name for path in runs.folder.iterdir()] == ["fault_config.py"]

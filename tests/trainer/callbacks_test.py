@@ -24,6 +24,7 @@ from trainer.callbacks import (
 )
 from trainer.checkpoints import finished
 from trainer.errors import ConfigError, TrainingError
+from trainer.stopping import StopFlag
 from trainer.task import Evaluation, Evaluator
 from trainer.writers import Writer, read_jsonl
 
@@ -106,12 +107,60 @@ def test_early_stopping_on_an_unknown_metric_says_so(tmp_path, caplog):
         EarlyStopping(metric="figure", mode="down")
 
 
+def test_early_stopping_on_a_metric_of_the_log_says_so(tmp_path, caplog):
+    fit(tmp_path, [EarlyStopping(metric="train/loss")], evaluators={"f": Figures([1, 2])}, steps=2)
+    assert "no evaluation has given 'train/loss'. Known: figure." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "expected"),
+    [
+        ({"stop": {"patience": 2, "metric": "figure"}}, 4),  # the same
+        ({"stop": {"patience": 2, "metric": "figure"}, "new": {"patience": 9, "metric": "figure"}}, 4),
+        ({}, 8),
+        ({"stop": {"patience": 3, "metric": "figure"}}, 5),
+        ({"stop": {"patience": 2, "metric": "figure", "mode": "max"}}, 8),  # begins anew
+        ({"other": {"patience": 2, "metric": "figure"}}, 7),  # begins anew
+    ],
+)
+def test_a_run_that_was_stopped_early_goes_on_without_the_callback_or_with_other_settings(
+    tmp_path, callbacks, expected
+):
+    def run(callbacks):
+        built = {name: EarlyStopping(**settings) for name, settings in callbacks.items()}
+        figures = {"f": Figures([1, 0, 3, 4, 5, 6, 7, 8])}
+        return fit(tmp_path, built, evaluators=figures, steps=8, config={"callbacks": callbacks})
+
+    first = {"stop": {"patience": 2, "metric": "figure"}}
+    assert run(first).step == 4
+    again = run(callbacks)
+    assert again.step == expected
+    assert finished(tmp_path) == (expected, 8, True)
+    assert run(callbacks) == again
+
+
+def test_a_run_that_was_stopped_early_stays_so_when_something_else_is_taken_away(tmp_path):
+    stopping = {"stop": EarlyStopping(metric="figure", patience=1)}
+    settings = dict(evaluators={"f": Figures([1, 2, 3, 4])}, steps=4)
+    result = fit(tmp_path, stopping, config={"callbacks": {"stop": {}, "bell": {}}}, **settings)
+    again = {"stop": EarlyStopping(metric="figure", patience=1)}
+    assert fit(tmp_path, again, config={"callbacks": {"stop": {}}}, **settings) == result
+    assert result.step == 2
+
+
 def test_the_time_limit_stops_resumably(tmp_path):
     result = fit(tmp_path, [TimeLimit(seconds=0.0)])
     assert result.step == 1
     assert result.stopped.resumable
     assert "time limit" in result.stopped.reason
     assert not finished(tmp_path).complete
+
+
+def test_the_time_limit_counts_from_the_beginning_of_the_command(tmp_path):
+    flag = StopFlag()
+    assert make_trainer(tmp_path / "a", callbacks=[TimeLimit(seconds=60)], steps=3).fit(flag).step == 3
+    flag.made -= 61  # the command has lasted for long, with upstream runs perhaps
+    assert make_trainer(tmp_path / "b", callbacks=[TimeLimit(seconds=60)], steps=3).fit(flag).step == 1
 
 
 def test_every_process_has_the_whole_time_limit(tmp_path):
@@ -185,14 +234,17 @@ def stoppers(*metrics):
     return {f"stop_{metric}": EarlyStopping(metric=metric, patience=9) for metric in metrics}
 
 
+def progress(callbacks):
+    return [(state["best"], state["waited"]) for state in (callback.state() for callback in callbacks)]
+
+
 def test_callbacks_keep_their_state_by_name(tmp_path, caplog):
     caplog.set_level(logging.ERROR)
     evaluators = {"f": Figures([1, 2, 3, 4])}
     fit(tmp_path, stoppers("figure", "other"), evaluators=evaluators, steps=3)
     again = stoppers("new", "other", "figure")
     fit(tmp_path, again, evaluators=evaluators, steps=3)
-    assert again["stop_figure"].state() == {"best": 1, "waited": 2}
-    assert again["stop_other"].state() == again["stop_new"].state() == {"best": None, "waited": 0}
+    assert progress(again.values()) == [(None, 0), (None, 0), (1, 2)]
 
 
 def test_callbacks_without_names_keep_their_state_by_number_and_may_get_names(tmp_path, caplog):
@@ -201,8 +253,7 @@ def test_callbacks_without_names_keep_their_state_by_number_and_may_get_names(tm
     fit(tmp_path, list(stoppers("figure", "other").values()), evaluators=evaluators, steps=3)
     for again in (list(stoppers("figure", "other").values()), stoppers("figure", "other")):
         fit(tmp_path, again, evaluators=evaluators, steps=3)
-        states = [c.state() for c in (again.values() if isinstance(again, dict) else again)]
-        assert states == [{"best": 1, "waited": 2}, {"best": None, "waited": 0}]
+        assert progress(again.values() if isinstance(again, dict) else again) == [(1, 2), (None, 0)]
 
 
 def test_a_name_that_now_stands_for_another_callback_starts_afresh(tmp_path):

@@ -14,11 +14,13 @@ import optax
 import pytest
 from toy import Counter, Regression, StopAt, bits, lines, make_trainer
 
+from trainer.callbacks import Callback
 from trainer.checkpoints import Best, Checkpoints, best_step, find_step, finished, read_params
 from trainer.checkpoints.reading import read_position
-from trainer.errors import CheckpointError, DataError
+from trainer.errors import CheckpointError, ConfigError, DataError
 from trainer.sharding import make_mesh, replicated
 from trainer.state import TrainState
+from trainer.task import Evaluation, Evaluator
 
 
 @pytest.fixture(scope="module")
@@ -375,3 +377,47 @@ def test_orbax_is_quiet(tmp_path, caplog):
     save(tmp_path, a_state({"w": jnp.ones(1)}))
     read_params(tmp_path)
     assert [record.message for record in caplog.records if "orbax" in record.pathname] == []
+
+
+class Figure(Evaluator):
+    """Gives `name` every so many steps."""
+
+    def __init__(self, name, every):
+        self.name, self.every = name, every
+
+    def evaluate(self, *, step, **_):
+        return Evaluation({self.name: float(step)})
+
+
+def test_a_figure_that_no_evaluation_gives_ends_the_run_once_that_is_certain_and_loses_nothing(tmp_path):
+    settings = dict(steps=12, checkpoint_every=100, eval_data=None)
+    settings["evaluators"] = {"often": Figure("often", 2), "seldom": Figure("seldom", 6)}
+    with pytest.raises(
+        ConfigError, match=r"best_metric = 'seldm', .* Did you mean 'seldom'\?.* Step 6 is saved"
+    ) as error:
+        make_trainer(tmp_path, best=Best("seldm", "max", 1), **settings).fit()
+    assert "\n" not in str(error.value)
+    assert Checkpoints(tmp_path).steps() == [6]
+    assert make_trainer(tmp_path, best=Best("seldom", "max", 1), **settings).fit().step == 12
+    assert best_step(tmp_path, Best("seldom", "max", 1)) == 12
+    make_trainer(tmp_path / "plain", **settings).fit()
+    assert lines(tmp_path) == lines(tmp_path / "plain")
+
+
+def test_after_the_last_step_a_figure_that_no_evaluation_gives_is_a_warning(tmp_path, caplog):
+    settings = dict(steps=3, eval_every=0, best=Best("eval/los", "min", 1))
+    assert make_trainer(tmp_path, **settings).fit().step == 3
+    assert "best_metric = 'eval/los', but no evaluation gives it. Did you mean 'eval/loss'" in caplog.text
+    assert finished(tmp_path).complete
+
+
+def test_what_a_callback_adds_is_a_figure_too_and_no_evaluation_is_refused(tmp_path):
+    class Adds(Callback):
+        def on_eval(self, run, scalars):
+            scalars["mine"] = 1.0
+
+    best = Best("mine", "min", 1)
+    assert make_trainer(tmp_path, steps=7, best=best, callbacks=[Adds()]).fit().step == 7
+    with pytest.raises(ConfigError, match="best_metric = 'mine', but the run has no evaluation"):
+        make_trainer(tmp_path / "none", best=best, eval_data=None, evaluators={}).fit()
+    assert not (tmp_path / "none").exists()

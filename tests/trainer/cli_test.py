@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from trainer import cli
+from trainer.errors import add_place
 from trainer.run_folder import has_results
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+LIMIT = ["--config.callbacks.limit.target=time_limit"]
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +51,15 @@ def trainer(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         (["--config"], 2, ["--config needs a value"]),
         (["--config=a", "--config=b"], 2, ["--config is given twice"]),
         (["--config=toy_config.py", "--mode=fti"], 2, ["no mode 'fti'", "Did you mean 'fit'"]),
+        (["--config=toy_config.py", "--fast_dev_run", "--mode=csv"], 2, ["--fast_dev_run is for --mode=fit", "csv"]),
+        (["--config=toy_config.py", "--fast_dev_run", "--mode=eval"], 2, ["--fast_dev_run is for --mode=fit", "eval"]),
+        (["--config=toy_config.py", "--checkpoint=best"], 2, ["--checkpoint is for --mode=eval, not for --mode=fit"]),
+        (["--config=toy_config.py", "--distributed=a:1,2"], 2, ["expected auto, or HOST:PORT,COUNT,INDEX"]),
+        (["--config=toy_config.py", "--distributed=a:b,1,0"], 2, ["'a:b' is no HOST:PORT", "1 to 65535"]),
+        (["--config=toy_config.py", "--distributed=a:65536,1,0"], 2, ["'a:65536' is no HOST:PORT"]),
+        (["--config=toy_config.py", "--distributed=:1234,1,0"], 2, ["':1234' is no HOST:PORT"]),
+        (["--config=toy_config.py", "--distributed=a:1234,0,0"], 2, ["number of processes is 0", "1 or more"]),
+        (["--config=toy_config.py", "--distributed=a:1234,2,2"], 2, ["has the number 2; of 2, expected 0 to 1"]),
         (["--config=toy_config.py:frist"], 1, ["no preset 'frist'", "Did you mean 'first'"]),
         (["--config=toy_config.py", "--config.stpes=3"], 1, ["'stpes'", "Did you mean 'steps'"]),
         (["--config=toy_config.py", "--config.steps=x"], 1, ["--config.steps=x", "a whole number"]),
@@ -71,6 +82,31 @@ def trainer(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
             ["--config=toy_config.py", "--config.sharding_rules=(a,b)"],
             1,
             ["sharding_rules has 'a'", "(REGEX, (AXIS, …))"],
+        ),
+        (
+            ["--config=toy_config.py", "--config.sharding_rules=(('[wv](a|b)?', ('fdsp', none)),)"],
+            1,
+            ["'[wv](a|b)?' → ('fdsp', None)", "no axis 'fdsp'", "Did you mean 'fsdp'"],
+        ),
+        (
+            ["--config=toy_config.py", *LIMIT, "--config.callbacks.limit.seconds=nan"],
+            1,
+            ["callbacks.limit (time_limit): seconds must be a number, not 'nan'"],
+        ),
+        (
+            ["--config=toy_config.py", "--config.accumulate=3"],
+            1,
+            ["training data has batches of 8 rows", "into accumulate = 3 parts", "a multiple of 3"],
+        ),
+        (
+            ["--config=toy_config.py", "--config.accumulate=3", "--mode=dry_run"],
+            1,
+            ["training data has batches of 8 rows", "into accumulate = 3 parts", "a multiple of 3"],
+        ),
+        (
+            ["--config=toy_config.py:second", "--config.data.batch_size=9", "--config.accumulate=2"],
+            1,
+            ["training data has batches of 9 rows", "into accumulate = 2 parts"],
         ),
         (["--config=toy_config.py", "--config.task.width=0"], 1, ["tasks", "width = 0"]),
         (["--config=toy_config.py", "--mode=eval"], 1, ["nothing to evaluate in logs/first", "--mode=fit"]),
@@ -105,6 +141,17 @@ def test_a_bug_keeps_its_traceback_and_ctrl_c_gives_130(monkeypatch, main):
         cli.main(["--config=x"])
 
 
+def test_only_notes_of_our_own_are_shown(monkeypatch, main):
+    def load(_):
+        error = cli.UserError("it cannot work.")
+        error.add_note("For simplicity, JAX has removed its internal frames.")
+        add_place(error, "the evaluator 'mine' at step 3")
+        raise error
+
+    monkeypatch.setattr(cli, "load_config", load)
+    assert main("--config=x")[2] == "error: it cannot work. (raised in the evaluator 'mine' at step 3)\n"
+
+
 def test_values_may_stand_apart_from_their_flags(main):
     out = json.loads(main("--config", "toy_config.py:first", "--config.seed", "-3", "--mode", "print_config")[1])
     assert out["seed"] == -3
@@ -123,7 +170,18 @@ def test_print_config_shows_overrides_and_can_be_used_as_a_config(main, folder):
 def test_help_and_list_do_not_import_jax_and_touch_nothing(folder):
     for flag, parts in [
         ("--help", ["usage:", "optimizer.learning_rate", "examples:", "75"]),
-        ("--mode=list", ["callbacks (trainer.callbacks):", "progress", "A bar on a terminal", "writers", "jsonl"]),
+        (
+            "--mode=list",
+            [
+                "callbacks (trainer.callbacks):",
+                "progress",
+                "A bar on a terminal",
+                "writers",
+                "jsonl",
+                "configs:",
+                "what tasks evaluate by themselves:",
+            ],
+        ),
     ]:
         code = (
             "import sys\nfrom trainer.cli import main\n"
@@ -232,6 +290,18 @@ def test_dry_run_reports_sizes_and_writes_nothing(main, folder):
     assert code == 0, error
     assert json.loads(out)["parameters"] == 12
     assert [p.name for p in folder.iterdir()] == ["toy_config.py"]
+
+
+def test_dry_run_compiles_for_devices_that_are_not_there(folder):
+    done = trainer("--config=toy_config.py", "--mode=dry_run", "--simulated_devices=4", "--config.mesh_shape=(2,2)")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["devices"], report["mesh"]) == ("4 × cpu", {"data": 2, "fsdp": 2})
+    assert report["collectives"]["all-reduce"]["count"] >= 1  # the gradient, summed over the batch's parts
+    assert report["memory_bytes"]["argument"] < 2 * report["state_bytes"]
+    refused = trainer("--config=toy_config.py", "--mode=dry_run", "--simulated_devices=four")
+    message = "error: --simulated_devices=four: expected a number of devices, 1 or more.\n"
+    assert (refused.returncode, refused.stderr) == (2, message)
 
 
 def test_the_command_line_as_a_process(folder):

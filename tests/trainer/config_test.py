@@ -1,6 +1,10 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from trainer.config import SCHEMA, base_config, config_files, load_config, read_json
+from trainer.config_json import NEUTRAL
 from trainer.errors import ConfigError
 
 
@@ -60,3 +64,9 @@ def test_configs_are_found_from_any_folder_and_presets_are_checked(tmp_path, mon
         load_config("configs/mein.py")
     with pytest.raises(ConfigError, match=r"'mine' is no config: expected PATH.py"):
         load_config("mine")
+
+
+def test_the_manual_names_all_fields_that_may_change():
+    page = (Path(__file__).parents[2] / "docs" / "trainer.md").read_text()
+    said = re.search(r"may change between two starts: (.*?)\. ", page, re.DOTALL).group(1)
+    assert set(re.findall(r"`([a-z_]+)`", said)) == set(NEUTRAL)

@@ -211,9 +211,10 @@ def test_contract_9_plugins():
 def test_contract_10_devices():
     mesh = sharding.make_mesh()
     assert mesh.axis_names == ("data", "fsdp")
-    state = {"params": {"mlp": {"w": jnp.zeros((4, 2))}, "b": jnp.zeros(3)}}
+    state = {"params": {"mlp": {"w": jnp.zeros((4, 2)), "b": jnp.zeros(4)}, "b": jnp.zeros(3)}}
     rules = [("mlp/w", jax.sharding.PartitionSpec("fsdp", None)), ("mlp", jax.sharding.PartitionSpec("data"))]
     placed = sharding.state_sharding(mesh, rules, state)
     assert placed["params"]["mlp"]["w"].spec == jax.sharding.PartitionSpec("fsdp", None)  # the first rule decides
+    assert placed["params"]["mlp"]["b"].spec == jax.sharding.PartitionSpec("data")
     assert placed["params"]["b"].spec == jax.sharding.PartitionSpec()
     # Several devices and several processes: devices_test.py, hosts_test.py.

@@ -110,6 +110,19 @@ def test_a_fast_dev_run_tries_all_phases_and_keeps_nothing(folder, capsys):
         assert cli.main(["--config=toy_config.py:second", f"--fast_dev_run={wrong}"]) == 2
 
 
+def test_a_profile_can_be_asked_for_without_any_setting(folder):
+    text = (folder / "toy_config.py").read_text()
+    (folder / "toy_config.py").write_text(text.replace("config.callbacks = {}", ""))
+    asks = ["--config.callbacks.asks.target=toy_parts:AsksForProfile", "--config.writers.jsonl=none"]
+    assert cli.main(["--config=toy_config.py:first", *asks]) == 0
+    assert list((folder / "logs/first/profile").rglob("*.xplane.pb"))
+
+
+def test_a_fast_dev_run_has_no_time_limit(folder):
+    limit = ["--config.callbacks.limit.target=time_limit", "--config.callbacks.limit.seconds=0"]
+    assert cli.main(["--config=toy_config.py:second", "--fast_dev_run=2", *limit]) == 0
+
+
 class Failing:
     """Checkpoints that cannot be written, a few times."""
 

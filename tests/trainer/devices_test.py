@@ -12,10 +12,11 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from toy import Regression, StopAt, bits, lines, make_trainer
+from toy import Counter, CounterIterator, Regression, Sized, StopAt, bits, lines, make_trainer
 
 from trainer.checkpoints import Checkpoints
 from trainer.errors import ConfigError
+from trainer.trainer import Trainer
 
 HERE = Path(__file__).parent
 RULES = (("layer/w$", PartitionSpec(None, "fsdp")), ("layer/b", PartitionSpec("fsdp")))
@@ -60,7 +61,28 @@ def on_eight_devices(folder):
         trainer.put({"x": np.zeros((6, 3))})
     except ConfigError as error:
         found["refused"] = str(error)
+    found["checked"] = []
+    refused = ({"data": Counter(batch=12)}, {"data": Sized(8, 12)}, {"eval_data": Sized(4)}, {"data": Ragged()})
+    for sources in refused:
+        for action in (Trainer.dry_run, Trainer.fit, Trainer.evaluate):
+            workdir = folder / "stopped" if action is Trainer.evaluate else folder / "refused"
+            try:
+                action(trainer_of(workdir, **sources))
+            except ConfigError as error:
+                found["checked"].append(str(error))
     print(json.dumps(found))
+
+
+class Ragged(Counter):
+    """Has an array without rows."""
+
+    def iterator(self, *, seed, **_):
+        return RaggedIterator(self, seed)
+
+
+class RaggedIterator(CounterIterator):
+    def __next__(self):
+        return {**super().__next__(), "table": np.zeros(3)}
 
 
 def shards_of(array):
@@ -109,6 +131,20 @@ def test_eight_devices_give_the_losses_of_one(folder, one, eight, layout):
 
 def test_a_batch_that_cannot_be_split_is_refused(eight):
     assert eight["refused"].endswith("cannot be split over 8 devices: make the batch size a multiple of 8.")
+
+
+def test_batches_that_cannot_be_split_are_refused_before_anything_is_written(folder, eight):
+    told = "cannot be split over 8 devices: make the batch size (of long and of short batches) a multiple of 8."
+    training, held_out = (
+        "The training data has batches of 12 rows, which",
+        "The held-out data has batches of 4 rows, which",
+    )
+    assert eight["checked"] == [
+        *[f"{training} {told}"] * 4,
+        *[f"{held_out} {told}"] * 3,
+        *["The batch's table[3] cannot be split over 8 devices: make the batch size a multiple of 8."] * 2,
+    ]
+    assert not (folder / "refused").exists()
 
 
 def test_parameters_and_moments_are_where_the_rules_say(eight):

@@ -420,7 +420,11 @@ def test_one_process_is_asked_nothing():
     flag = StopFlag()
     agreed = hosts.AgreedFlag(flag)
     agreed.request("now", False)
-    assert agreed.value == flag.value == StopReason("now", False)
+    assert agreed.value == StopReason("now", False)
+    assert flag.value is None  # the command may go on with another fit
+    flag.request("all of it", True)
+    assert agreed.value == StopReason("now", False)
+    assert hosts.AgreedFlag(flag).value == StopReason("all of it", True)
     copies = hosts.whole({"key": jax.random.key(0), "x": jnp.ones(2)}, everywhere=False)
     assert [type(x) for x in copies.values()] == [np.ndarray] * 2
     assert copies["key"].tolist() == [0, 0]

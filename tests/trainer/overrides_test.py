@@ -5,7 +5,7 @@ from toy_config import get_config
 from trainer.config import complete
 from trainer.config_json import to_json
 from trainer.errors import ConfigError
-from trainer.overrides import override
+from trainer.overrides import override, override_all
 
 
 @pytest.fixture
@@ -39,7 +39,23 @@ def get(config: ConfigDict, key: str):
         ("task.nested.limit", "none", None),
         ("optimizer.muon_exclude", "embed,head", ("embed", "head")),
         ("optimizer.muon_exclude", "('embed', \"head\")", ("embed", "head")),
+        ("optimizer.muon_exclude", "embed[0-9],(up|down)$", ("embed[0-9]", "(up|down)$")),
+        (
+            "optimizer.muon_exclude",
+            "('[(,]\\d', \"it's\", it's, '3', 'none')",
+            ("[(,]\\d", "it's", "it's", "3", "none"),
+        ),
         ("sharding_rules", "(('mlp', (none, 'fsdp')),)", (("mlp", (None, "fsdp")),)),
+        (
+            "sharding_rules",
+            "(('.*mlp[0-9]/(up|down)', ('fsdp', None)),)",
+            ((".*mlp[0-9]/(up|down)", ("fsdp", None)),),
+        ),
+        (
+            "sharding_rules",
+            "('[^)]', ('data',)), [w, [[data, fsdp]]]",
+            (("[^)]", ("data",)), ("w", (("data", "fsdp"),))),
+        ),
         ("callbacks.limit.target", "time_limit", "time_limit"),
         ("optimizer.options.momentum", "0.5", 0.5),
         ("upstream.base.run", "logs/other", "logs/other"),
@@ -81,6 +97,9 @@ def test_overrides_add_and_remove_entries_of_open_groups(config):
         ("ema_decay", "big", ["--config.ema_decay=big", "a number"]),
         ("upstream_autotrain", "maybe", ["'maybe'", "true or false"]),
         ("task.nested.sizes", "1,x", ["'1,x'", "a tuple of int"]),
+        ("sharding_rules", "(('w', ('fsdp'),)", ["(('w', ('fsdp'),)", "a tuple"]),
+        ("sharding_rules", "('w', ('fsdp'])", ["('w', ('fsdp'])", "a tuple"]),
+        ("sharding_rules", "('w, (fsdp))", ["('w, (fsdp))", "a tuple"]),
         ("task.nested.limit", "x", ["'x'", "a whole number"]),
         ("steps.x", "3", ["steps = 4", "not a group"]),
         ("optimizer", "adam", ["group of fields", "--config.optimizer.name="]),
@@ -92,4 +111,35 @@ def test_a_wrong_override_gets_one_line_and_changes_nothing(config, key, text, p
         override(config, key, text)
     assert all(part in str(e.value) for part in parts), e.value
     assert "\n" not in str(e.value)
+    assert to_json(config) == before
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_parts_with_names_of_their_own_may_be_added_and_left_out(config, order):
+    config.task["wheels"] = {"left": {"kind": "round", "size": 4}}
+    settings = [
+        ("task.wheels.right.kind", "square"), ("task.wheels.left", "none"), ("task.wheels.spare.kind", "none"),
+        ("task.wheels.right.size", "2"), ("task.wheels.spare.size", "'7'"),
+    ]  # fmt: skip
+    override_all(config, settings[::order])
+    wheels = {"right": {"kind": "square", "size": 2}, "spare": {"kind": None, "size": "7"}}
+    assert config.task.wheels.to_dict() == wheels
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "parts"),
+    [
+        ("task.wheels.left.sise", "3", ["'task.wheels.left.sise'", "Did you mean 'size'"]),
+        ("task.wheels.right", "3", ["'task.wheels.right'", "Fields of task.wheels: left"]),
+        ("task.wheels.rigth", "none", ["'task.wheels.rigth'"]),
+        ("task.nestde.word", "b", ["'task.nestde.word'", "Did you mean 'task.nested.word'"]),
+        ("task.nested", "none", ["group of fields"]),
+    ],
+)
+def test_fields_of_parts_and_groups_beside_values_are_fixed(config, key, text, parts):
+    config.task["wheels"] = {"left": {"kind": "round", "size": 4}}
+    before = to_json(config)
+    with pytest.raises(ConfigError) as e:
+        override_all(config, [(key, text)])
+    assert all(part in str(e.value) for part in parts), e.value
     assert to_json(config) == before

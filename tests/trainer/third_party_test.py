@@ -99,6 +99,32 @@ def test_all_of_them_are_listed_with_a_line_each(packages, capsys):
             assert any(line.split()[0] == name and line.endswith(about) for line in listed.splitlines() if line), name
 
 
+def test_the_list_has_configs_evaluators_of_tasks_and_kinds_of_plugins_that_tasks_look_up(packages, capsys):
+    install(
+        packages, "zoo",
+        {"animals": {"cat": "zoo:Cat"}, "tasks": {"feed": "zoo:Feed", "rest": "zoo:Cat"}},
+    )  # fmt: skip
+    (packages / "zoo.py").write_text(
+        'raise RuntimeError("imported")\n'
+        'class Cat:\n    """Purrs."""\n'
+        'class Feed:\n    """Feeds."""\n    def evaluators(self):\n        """Who is still hungry."""\n'
+    )
+    Path("configs").mkdir()
+    Path("configs/lunch.py").write_text('"""A light lunch.\n\nAt noon."""\ndef get_config(preset): ...\n')
+    Path("configs/plain.py").write_text("def get_config(preset): ...\n")
+    assert cli.main(["--mode=list"]) == 0
+    blocks = {block.splitlines()[0]: block.splitlines()[1:] for block in capsys.readouterr().out.split("\n\n")}
+    assert blocks["animals (trainer.animals):"] == ["  cat  Purrs."]
+    own = [line.split(None, 1) for line in blocks["what tasks evaluate by themselves:"]]
+    assert ["feed", "Who is still hungry."] in own
+    assert "rest" not in dict(own)
+    configs = {name: rest for name, rest in (line.split(None, 1) for line in blocks["configs:"])}
+    assert configs["configs/lunch.py"] == "A light lunch."
+    assert configs["configs/plain.py"] == "(not described)"
+    with pytest.raises(ConfigError, match=r"no plugin 'catt' in trainer\.animals\. Did you mean 'cat'"):
+        plugins.resolve("catt", "animals")
+
+
 BROKEN = {
     "import_error.py": "import no_such_library\nclass Part: ...\n",
     "wrong_base.py": "class Part:\n    def __init__(self, **_): ...\n",

@@ -43,6 +43,17 @@ class Counter:
         return CounterIterator(self, seed)
 
 
+class Sized(Counter):
+    """Says beforehand which sizes its batches may have."""
+
+    def __init__(self, *sizes, **settings):
+        super().__init__(**settings)
+        self.sizes = sizes
+
+    def batch_sizes(self):
+        return self.sizes
+
+
 class CounterIterator:
     def __init__(self, source, seed):
         self.source, self.seed, self.n = source, seed, 0

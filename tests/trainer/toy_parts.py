@@ -17,7 +17,7 @@ class Line(Task):
     def __init__(self, width: int = 4, scale: float = 1.0, nested: dict | None = None, teacher: str = ""):
         if width < 1:
             raise ValueError(f"width = {width} must be at least 1")
-        self.width, self.scale, self.nested, self.teacher = width, scale, nested or {}, teacher
+        self.width, self.scale, self.nested, self.teacher = width, scale, {**(nested or {})}, teacher
         self.shown = []
 
     def setup(self, upstream, example):
@@ -46,6 +46,13 @@ class Line(Task):
         w = params["w"] + sum(f["w"] for f in frozen.values())
         loss = jnp.mean((batch["x"] @ w - self.scale) ** 2)
         return LossOutput(loss, {"bias": jnp.mean(batch["x"] @ w) - self.scale}, extra)
+
+
+class Later(Line):
+    """Its annotations are texts, of which one cannot be read here."""
+
+    def __init__(self, width: "int | None" = None, other: "Nobody | None" = None):
+        super().__init__(width=width or 4)
 
 
 class Numbers:
@@ -101,6 +108,26 @@ class StopAt(Callback):
         if run.step == self.step and not self.marker.exists():
             self.marker.touch()
             run.request_stop("the test says so", resumable=True)
+
+
+class StopForGood(Callback):
+    """Asks for a stop at a step that is not to be continued."""
+
+    def __init__(self, step: int):
+        super().__init__()
+        self.step = step
+
+    def on_step_end(self, run, metrics):
+        if run.step == self.step:
+            run.request_stop("it is enough", resumable=False)
+
+
+class AsksForProfile(Callback):
+    """Does what a person does with `touch`."""
+
+    def on_step_end(self, run, metrics):
+        if run.step == 1:
+            (run.workdir / "PROFILE").touch()
 
 
 class Constant(Evaluator):

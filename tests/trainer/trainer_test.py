@@ -12,10 +12,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from toy import Counter, Picture, Recorder, Regression, StopAt, bits, lines, make_trainer
+from toy import Counter, Picture, Recorder, Regression, Sized, StopAt, bits, lines, make_trainer
 
 from trainer.callbacks import Callback
 from trainer.checkpoints import Checkpoints, finished
+from trainer.data import FirstBatches
 from trainer.errors import ConfigError, DataError
 from trainer.stopping import EXIT_RESUMABLE, StopReason
 from trainer.task import Evaluation, Evaluator, LossOutput
@@ -362,14 +363,14 @@ def test_warm_start_and_the_optimizer_see_the_same_parameters(tmp_path):
     assert bits(program.init(jax.random.key(0)).opt_state) == bits(params)
 
 
-def test_warm_start_is_for_new_runs_and_check_batch_for_every_fit(tmp_path):
+def test_warm_start_is_for_new_runs_and_check_batch_for_every_start(tmp_path):
     tasks = [Warm() for _ in range(4)]
     make_trainer(tmp_path, task=tasks[0], callbacks=[StopAt(step=3)]).fit()
     make_trainer(tmp_path, task=tasks[1], steps=5).fit()
     make_trainer(tmp_path, task=tasks[2], steps=5).evaluate()
     make_trainer(tmp_path / "new", task=tasks[3]).dry_run()
     assert [len(task.started) for task in tasks] == [1, 0, 0, 0]
-    assert [len(task.seen) for task in tasks] == [2, 2, 1, 0]  # of training and of held-out data
+    assert [len(task.seen) for task in tasks] == [2, 2, 1, 2]  # of training and of held-out data
     first = next(Counter().iterator(seed=3))
     for task in tasks[:2]:
         assert type(task.seen[0]["x"]) is np.ndarray
@@ -427,3 +428,16 @@ def test_evaluators_are_shown_held_out_shapes_before_anything_is_written(tmp_pat
     trainer(Counter(batch=9)).fit()
     with pytest.raises(ConfigError, match="need 9 rows"):  # an evaluation may be on other data
         trainer(Counter(batch=8)).evaluate()
+
+
+@pytest.mark.parametrize("action", [Trainer.check, Trainer.dry_run, Trainer.fit])
+def test_batches_that_cannot_be_computed_in_parts_are_refused_before_anything_is_written(tmp_path, action):
+    sources = (Counter(batch=9), Sized(8, 9), FirstBatches(Sized(8, 9), 3, repeat=True))
+    for data in sources:  # a batch that comes later is known where the source tells
+        with pytest.raises(ConfigError, match=r"training data has batches of 9 rows, .* accumulate = 2 parts.* of 2\."):
+            action(make_trainer(tmp_path, data=data, accumulate=2))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_held_out_batches_need_not_be_computed_in_parts(tmp_path):
+    assert make_trainer(tmp_path, data=Counter(), eval_data=Sized(9, batch=9), accumulate=2, steps=2).fit().step == 2

@@ -126,6 +126,28 @@ def test_a_resumable_stop_of_an_upstream_ends_the_program_with_75_and_both_conti
     assert steps("logs/second") == 4
 
 
+def test_the_time_limit_covers_the_upstream_runs_of_the_command(main):
+    limit = ["--config.callbacks.limit.target=time_limit", "--config.callbacks.limit.seconds=0"]
+    for done in range(1, 5):
+        assert main(SECOND, *limit)[0] == 75
+        assert steps("logs/first") == done
+        assert not Path("logs/second").exists() or done == 4
+    assert main("--config=logs/first/config.json")[0] == 0
+    assert main(SECOND, *limit)[0] == 75
+    assert json.loads(Path("logs/first/config.json").read_text())["config"]["callbacks"] == {}
+    assert main(SECOND)[0] == 0
+    assert steps("logs/second") == 4
+
+
+def test_an_upstream_run_that_stops_for_good_ends_neither_the_command_nor_the_next_run(main, folder):
+    text = (folder / "toy_config.py").read_text()
+    stop = "{'stop': {'target': 'toy_parts:StopForGood', 'step': 2}} if preset == 'first' else {}"
+    (folder / "toy_config.py").write_text(text.replace("config.callbacks = {}", f"config.callbacks = {stop}"))
+    code, error = main(SECOND)
+    assert code == 0, error
+    assert (steps("logs/first"), steps("logs/second")) == (2, 4)
+
+
 def test_a_customised_upstream_is_used_as_it_is_with_a_note(main):
     main("--config=toy_config.py:first", "--config.steps=2", "--config.seed=3")
     code, error = main(SECOND)

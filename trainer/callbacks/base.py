@@ -3,10 +3,11 @@
 import contextlib
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from trainer.errors import add_place, places
 from trainer.metrics import Clock, StepMetrics
 from trainer.state import PyTree, TrainState
 from trainer.stopping import StopFlag, StopReason
@@ -35,6 +36,7 @@ class Run:
       saved: the step of the newest checkpoint that was handed to the disk, or None.
       first_step_s: seconds from the first step's start until its update was dispatched, mostly compilation.
       clock: training time; what takes long and is no training belongs into `with run.clock.paused():`.
+      flag: where a stop is asked for, see `request_stop`; `flag.made` is when the command began.
     """
 
     workdir: Path
@@ -86,10 +88,12 @@ class Callback:
     Attributes:
       order: callbacks with a lower one are called first.
       everywhere: of several processes that train together, whether each calls it or the first alone.
+      watches_upstream: whether it is also called in the upstream runs that the same command trains first.
     """
 
     order: int = 0
     everywhere: ClassVar[bool] = True
+    watches_upstream: ClassVar[bool] = False
     _hooks: ClassVar[tuple[str, ...]] = (
         "on_fit_start", "on_step_start", "on_step_end", "on_log", "on_eval", "on_checkpoint", "on_exception",
         "on_fit_end",
@@ -152,7 +156,7 @@ class Callbacks:
             except Exception as error:
                 if hook != "on_exception":
                     raise
-                _log.error("%r, %s", error, " ".join(error.__notes__))
+                _log.error("%r, %s", error, " ".join(places(error)))
 
     def state(self) -> dict[str, Any]:
         """The states of all callbacks, by class and name."""
@@ -181,11 +185,20 @@ class Callbacks:
         return list(zip(keys, numbers, strict=True))
 
 
+def select(
+    callbacks: Mapping[str, Callback] | Sequence[Callback], keep: Callable[[Callback], bool]
+) -> Mapping[str, Callback] | Sequence[Callback]:
+    """Those callbacks that `keep` is true of, by name where they have names."""
+    if isinstance(callbacks, Mapping):
+        return {name: callback for name, callback in callbacks.items() if keep(callback)}
+    return [callback for callback in callbacks if keep(callback)]
+
+
 @contextlib.contextmanager
 def _noted(name: str, callback: Callback, method: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
         where = f" (callbacks.{name})" if name else ""
-        error.add_note(f"raised in {type(callback).__name__}.{method}{where}")
+        add_place(error, f"{type(callback).__name__}.{method}{where}")
         raise

@@ -38,10 +38,14 @@ class EarlyStopping(Callback):
         self._waited = 0
         self._warned = False
 
+    def on_fit_start(self, run: Run) -> None:
+        """Stops a run again that has been continued though it had waited long enough."""
+        self._stop_where_due(run)
+
     def on_eval(self, run: Run, scalars: dict[str, float]) -> None:
         """Compares with the best so far; a value that is not finite is no improvement."""
         if self.metric not in scalars:
-            known = {**run.scalars, **scalars}
+            known = _of_evaluations({**run.scalars, **scalars})
             if self.metric not in known and not self._warned:  # said at once, as a misspelt one will never come
                 self._warned = True
                 self._warn("so far, no evaluation has given", known)
@@ -52,23 +56,33 @@ class EarlyStopping(Callback):
             self._best, self._waited = value, 0
             return
         self._waited += 1
+        self._stop_where_due(run)
+
+    def _stop_where_due(self, run: Run) -> None:
         if self._waited >= self.patience:
             reason = f"{self.metric} has not improved on {self._best} for {self._waited} evaluations"
             run.request_stop(reason, resumable=False)
 
     def on_fit_end(self, run: Run) -> None:
         """Says so when the metric never came."""
-        if self.metric not in run.scalars:
-            self._warn("no evaluation has given", run.scalars)
+        known = _of_evaluations(run.scalars)
+        if self.metric not in known:
+            self._warn("no evaluation has given", known)
 
     def _warn(self, what: str, known: Mapping[str, float]) -> None:
         hint = near_matches(self.metric, known)
         logging.getLogger(__name__).warning("EarlyStopping: %s %r. %s", what, self.metric, hint)
 
     def state(self) -> dict[str, Any]:
-        """The best value and the evaluations since."""
-        return {"best": self._best, "waited": self._waited}
+        """The best value and the evaluations since, and of what."""
+        return {"best": self._best, "waited": self._waited, "metric": self.metric, "mode": self.mode}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Continues to wait."""
-        self._best, self._waited = state["best"], state["waited"]
+        """Continues to wait; for another figure, afresh."""
+        if state.get("metric", self.metric) == self.metric and state.get("mode", self.mode) == self.mode:
+            self._best, self._waited = state["best"], state["waited"]
+
+
+def _of_evaluations(scalars: Mapping[str, float]) -> dict[str, float]:
+    """The scalars that do not come with log lines."""
+    return {name: value for name, value in scalars.items() if not name.startswith("train/")}

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from trainer.errors import add_place
+
 _KINDS = {"write_images": "images", "write_videos": "videos", "write_texts": "texts", "write_hparams": "hparams"}
 
 
@@ -97,7 +99,7 @@ class MultiWriter(Writer):
             try:
                 writer.close()
             except Exception as error:
-                error.add_note(f"raised in {type(writer).__name__}.close")
+                add_place(error, f"{type(writer).__name__}.close")
                 errors.append(error)
         if errors:
             raise errors[0]
@@ -110,7 +112,7 @@ class MultiWriter(Writer):
             try:
                 getattr(writer, method)(*args)
             except Exception as error:
-                error.add_note(f"raised in {type(writer).__name__}.{method}")
+                add_place(error, f"{type(writer).__name__}.{method}")
                 raise
         if method in _KINDS and self._writers and not taken and method not in self._reported:
             self._reported.add(method)

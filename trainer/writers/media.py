@@ -23,7 +23,7 @@ class MediaWriter(Writer):
 
     def __init__(self, folder: Path, fps: float = 8.0) -> None:
         self._folder = Path(folder)
-        self._fps = fps
+        self._fps = rate(fps)
         self._names: dict[str, str] = {}
 
     def write_images(self, step: int, images: Mapping[str, np.ndarray]) -> None:
@@ -51,6 +51,13 @@ def file_name(name: str) -> str:
     """A file name for `name` that stays in its folder: `rollout/video` → `rollout_video`."""
     safe = re.sub(r"[^\w.-]", "_", name).lstrip(".") or "_"
     return safe if len(safe.encode()) <= 100 else safe.encode()[:90].decode(errors="ignore") + "-" + _digest(name)
+
+
+def rate(fps: float) -> float:
+    """Frames per second; raises ValueError where a video cannot be shown so."""
+    if not fps > 0:
+        raise ValueError(f"fps = {fps} must be above 0")
+    return fps
 
 
 def png_bytes(image: np.ndarray) -> bytes:

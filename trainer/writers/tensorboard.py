@@ -10,7 +10,7 @@ from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
 from trainer.writers.base import Writer, as_uint8, utf8
-from trainer.writers.media import gif_bytes, png_bytes
+from trainer.writers.media import gif_bytes, png_bytes, rate
 
 
 class TensorBoardWriter(Writer):
@@ -23,7 +23,7 @@ class TensorBoardWriter(Writer):
 
     def __init__(self, folder: Path, fps: float = 8.0) -> None:
         self._folder = Path(folder)
-        self._fps = fps
+        self._fps = rate(fps)
         self._purge_step: int | None = None
         self._opened: SummaryWriter | None = None
 

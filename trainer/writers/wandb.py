@@ -13,7 +13,7 @@ import numpy as np
 from trainer.errors import ConfigError, UserError, near_matches
 from trainer.writers.base import Writer, utf8
 from trainer.writers.console import say
-from trainer.writers.media import file_name, gif_bytes, png_bytes
+from trainer.writers.media import file_name, gif_bytes, png_bytes, rate
 
 _MODES = ("online", "offline", "disabled")
 
@@ -53,7 +53,7 @@ class WandbWriter(Writer):
             ) from error
         self._wandb: Any = wandb
         self._workdir = Path(workdir)
-        self._fps = fps
+        self._fps = rate(fps)
         self._settings = {
             "project": project, "entity": entity or None, "group": group or None, "tags": list(tags) or None,
             "mode": mode or None,
