@@ -68,7 +68,7 @@ def _notes(contents: Contents, written: Written) -> list[str]:
     elif not _patch(contents):
         notes.append(f"no patch fits {height} × {width} frames; write them again with --size=64")
     if "validation" not in written.lengths:
-        notes.append("nothing is held out: evaluations need another split, as in --config.eval_data.split='train[:4]'")
+        notes.append("nothing is held out: these commands evaluate on the episodes that they train on")
     for part, component in contents.actions.items():
         reach = max(map(abs, written.ranges.get(f"actions/{part}", (0, 0))))
         if component.kind == "continuous" and reach > FAR:
@@ -91,12 +91,19 @@ def _settings(name: str, data_dir: str | None, contents: Contents, written: Writ
         out.append(f"--config.data.data_dir={data_dir}")
     if min(written.lengths["train"]) < CLIP:
         out.append(f"--config.data.length={min(written.lengths['train'])}")
-    held_out = written.lengths.get("validation", [])
-    if held_out and len(held_out) < HELD_OUT_ROWS:
+    held_out = _held_out(written)
+    if "validation" not in written.lengths:
+        out.append("--config.eval_data.split=train")
+    if len(held_out) < HELD_OUT_ROWS:
         out.append(f"--config.eval_data.batch_size={len(held_out)}")
-    if held_out and min(held_out) < HELD_OUT_CLIP:
+    if min(held_out) < HELD_OUT_CLIP:
         out.append(f"--config.eval_data.length={min(held_out)}")
     return out
+
+
+def _held_out(written: Written) -> list[int]:
+    """The lengths of the episodes that the commands evaluate on."""
+    return written.lengths.get("validation", written.lengths["train"])
 
 
 def _commands(name: str, data_dir: str | None, contents: Contents, written: Written) -> list[str]:
@@ -107,9 +114,8 @@ def _commands(name: str, data_dir: str | None, contents: Contents, written: Writ
     dynamics = [
         f"--config.name={name}-dynamics", f"--config.upstream.tokenizer.run=logs/{name}-tokenizer", *both,
     ]  # fmt: skip
-    held_out = min(written.lengths.get("validation", [HELD_OUT_CLIP]))
-    if held_out <= CONTEXT:
-        dynamics.append(f"--config.task.rollout.context={max(1, held_out // 2)}")
+    if min(_held_out(written)) <= CONTEXT:
+        dynamics.append(f"--config.task.rollout.context={max(1, min(_held_out(written)) // 2)}")
     if list(contents.actions) == [UNNAMED]:
         kind, size = contents.actions[UNNAMED]
         dynamics += [f"--config.task.model.actions.direction.{k}={v}" for k, v in (("kind", kind), ("size", size))]

@@ -8,6 +8,7 @@ import pkgutil
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import tensorflow_datasets as tfds
 from absl import logging
@@ -45,12 +46,13 @@ def find_builder(name: str, data_dir: str | None = None) -> tfds.core.DatasetBui
         with quiet():
             return tfds.builder(name, data_dir=data_dir)
     except tfds.core.DatasetNotFoundError as error:
-        own = own_names()
-        others = sorted(set(tfds.list_builders(with_community_datasets=False)) - set(own))
+        own, there = own_names(), _names_in(data_dir)
+        others = sorted(set(tfds.list_builders(with_community_datasets=False)) - {*own, *there})
         raise DataError(
-            f"There is no data set {base!r}. {near_matches(base, own + others)}This project has: {', '.join(own)}; "
-            f"TFDS has {len(others)} more; a folder prepared under {_shown(data_dir)} is found by its name. "
-            "A new one is a folder datasets/<name>/ with a <name>_dataset_builder.py."
+            f"There is no data set {base!r}. {near_matches(base, sorted({*there, *own, *others}))}"
+            f"This project has: {', '.join(own)}; TFDS has {len(others)} more; {_shown(data_dir)} holds "
+            f"{', '.join(there) or 'none'} (another folder: --config.data.data_dir=FOLDER). A new one is written by "
+            "`python -m datasets.folder RECORDINGS` or `python -m datasets.record ENVIRONMENT`, see docs/your_data.md."
         ) from error
     except ValueError as error:
         configs = list(tfds.builder_cls(base).builder_configs)
@@ -112,6 +114,13 @@ def _builder_module(name: str) -> str:
 
 def _builder_spec(name: str) -> object:
     return importlib.util.find_spec(_builder_module(name))
+
+
+def _names_in(data_dir: str | None) -> list[str]:
+    """The data sets that were written into a folder: NAME/VERSION or NAME/CONFIG/VERSION."""
+    folder = Path(_shown(data_dir)).expanduser()
+    found = [*folder.glob("*/*/dataset_info.json"), *folder.glob("*/*/*/dataset_info.json")]
+    return sorted({path.relative_to(folder).parts[0] for path in found})
 
 
 def _shown(data_dir: str | None) -> str:

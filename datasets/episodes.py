@@ -1,8 +1,9 @@
 """`Episodes`: the episodes of a TFDS split by number, decoded, under the names that a batch uses."""
 
 import functools
+import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -24,7 +25,7 @@ class Episodes:
 
     def __init__(
         self, builder: tfds.core.DatasetBuilder, split: str, *, keys: Mapping[str, Names], cache_bytes: int,
-        alignment: Alignment | None = None,
+        alignment: Alignment | None = None, min_length: int = 1,
     ) -> None:  # fmt: skip
         """Opens a prepared data set.
 
@@ -36,10 +37,12 @@ class Episodes:
             order no other rule keeps more of what comes next.
           alignment: whether the action and reward stored with a frame came before it ("before", also None) or after
             it ("after", as in RLDS). Must be given where they lie in a nested data set of steps.
+          min_length: episodes of fewer frames are left out, and their number is told. A data set does not say how long
+            its episodes are: above 1 each is opened once, without its pictures where it has anything else per frame.
 
         Raises:
-          DataError: the data set has no such split or features, or is stored in a format without random access, or
-            its alignment must be given.
+          DataError: the data set has no such split or features, or is stored in a format without random access, its
+            alignment must be given, or all its episodes are shorter.
         """
         info = builder.info
         self.label = f"{info.full_name}, split {split!r}"
@@ -56,23 +59,16 @@ class Episodes:
             names = [str(name) for name in info.splits]
             raise DataError(
                 f"The data set {info.full_name} has no split {split!r}. {near_matches(split, names)}"
-                f"Its splits: {', '.join(names)}; parts of them are written 'train[:90%]'."
+                f"Its splits: {', '.join(names)}; parts of them are written 'train[:90%]' (--config.data.split, "
+                "--config.eval_data.split)."
             ) from error
-        decoders = self._selection.decoders()
-        if tfrecords.only(info):
-            self._source = tfrecords.TfRecords(info, split, decoders)
-            return
-        try:
-            self._source = builder.as_data_source(split, decoders=decoders)
-        except NotImplementedError as error:
-            raise DataError(
-                f"The data set {info.full_name} is stored as {info.file_format.value} in {builder.data_dir}, which "
-                "cannot be read at random. Convert it to array_record (`tfds convert_format`), or give another folder "
-                "with --config.data.data_dir=FOLDER."
-            ) from error
+        self._source = _open(builder, split, self._selection.decoders())
+        self._kept = np.arange(len(self._source))
+        if min_length > 1:
+            self._leave_out(_lengths(builder, split, self._selection) < min_length, min_length)
 
     def __len__(self) -> int:
-        return len(self._source)
+        return len(self._kept)
 
     def __getitem__(self, index: int) -> Episode:
         """The episode: `frames` uint8 [T, H, W, C], and what the data set has of the rest, one entry per frame.
@@ -86,7 +82,7 @@ class Episodes:
         """
         episode = self._cache.get(index)
         if episode is None:
-            episode = self._read(index)
+            episode = self._read(int(self._kept[index]))
             size = sum(leaf.nbytes for leaf in jax.tree.leaves(episode))
             with self._lock:
                 if index not in self._cache and self.cached_bytes + size <= self._cache_bytes:
@@ -103,8 +99,19 @@ class Episodes:
     def _checksum(self) -> int:
         return checksum(dict.fromkeys(self._files))
 
+    def _leave_out(self, short: np.ndarray, min_length: int) -> None:
+        if short.size and short.all():
+            raise DataError(
+                f"All {len(short)} episodes of {self.label} have fewer than {min_length} frames. Lower the length of "
+                "this data (--config.data.length, --config.eval_data.length)."
+            )
+        self._kept = np.flatnonzero(~short)
+        if short.any():
+            left_out = f"left out {short.sum()} of {len(short)} episodes of {self.label}"
+            print(f"note: {left_out}, which have fewer than {min_length} frames", file=sys.stderr, flush=True)
+
     def _read(self, index: int) -> Episode:
-        episode = self._selection.read(self._source[int(index)])
+        episode = self._selection.read(self._source[index])
         frames = episode["frames"]
         if not isinstance(frames, np.ndarray) or frames.ndim != 4 or frames.dtype != np.uint8:
             raise DataError(
@@ -158,6 +165,30 @@ class Episodes:
             )
         # `broadcast_to` and not an index: an episode may be empty.
         return np.broadcast_to(given[:1] if given.ndim else given, length).astype(PER_EPISODE[key])
+
+
+def _open(builder: tfds.core.DatasetBuilder, split: str, decoders: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    """The examples of a split, decoded so."""
+    info = builder.info
+    if tfrecords.only(info):
+        return tfrecords.TfRecords(info, split, decoders)
+    try:
+        return builder.as_data_source(split, decoders=decoders)
+    except NotImplementedError as error:
+        raise DataError(
+            f"The data set {info.full_name} is stored as {info.file_format.value} in {builder.data_dir}, which "
+            "cannot be read at random. Convert it to array_record (`tfds convert_format`), or give another folder "
+            "with --config.data.data_dir=FOLDER."
+        ) from error
+
+
+def _lengths(builder: tfds.core.DatasetBuilder, split: str, selection: Selection) -> np.ndarray:
+    """The frames of every episode of a split."""
+    key = selection.smallest
+    source = _open(builder, split, selection.decoders([key]))
+    first = (jax.tree.leaves(selection.read(source[i], [key])[key])[0] for i in range(len(source)))
+    # What has no entry per frame is refused with its place where the whole episode is read.
+    return np.array([len(leaf) if leaf.ndim else sys.maxsize for leaf in first])
 
 
 def _checked(alignment: Alignment | None, selection: Selection, label: str) -> Alignment:

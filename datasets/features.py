@@ -4,7 +4,7 @@ A name is a path: `video`, `observation/image`. A data set of RLDS form holds th
 set, `steps`; a name that the episode lacks is looked up there: `observation/image` means `steps/observation/image`.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ Names = str | Mapping[str, str]  # A feature's name, or the names of an action's
 Arrays = Any  # An array [T, …], or a dict of such arrays.
 REQUIRED = "frames"
 PER_EPISODE = {"task": np.int32, "relevant": np.bool_, "labelled": np.bool_}
+_PER_FRAME = ("is_first", "is_terminal", "rewards", "actions")
 OPTIONAL = ("actions", "rewards", "is_first", "is_terminal", *PER_EPISODE)
 # What RLDS calls them.
 _STEP_NAMES = {"frames": ("observation/image", "observation"), "actions": ("action",), "rewards": ("reward",)}
@@ -52,9 +53,14 @@ class Selection:
         self.names: dict[str, Names] = {key: names for key, names in found.items() if names}
         self.by_step = {key for key in self.names if any(self._in_steps(path) for path in self._paths(key))}
 
-    def decoders(self) -> dict[str, Any]:
-        """What makes TFDS leave all other features undecoded."""
-        used = [path for key in self.names for path in self._paths(key)]
+    @property
+    def smallest(self) -> str:
+        """The batch name of a feature with an entry per frame: of frames only where there is no other."""
+        return next((key for key in _PER_FRAME if self.names.get(key)), REQUIRED)
+
+    def decoders(self, keys: Collection[str] | None = None) -> dict[str, Any]:
+        """What makes TFDS leave all other features undecoded; of these batch names, or of all in use."""
+        used = [path for key in keys or self.names for path in self._paths(key)]
         return _skip(self._features, "", used)
 
     def types(self) -> dict[str, Any]:
@@ -62,18 +68,18 @@ class Selection:
         paths = sorted({path for key in self.names for path in self._paths(key)})
         return {path: _described(self._all[path].get_tensor_info()) for path in paths}
 
-    def read(self, example: Mapping[str, Any]) -> dict[str, Arrays]:
-        """The features in use of a decoded example, by batch name: arrays, actions perhaps a dict of arrays.
+    def read(self, example: Mapping[str, Any], keys: Collection[str] | None = None) -> dict[str, Arrays]:
+        """The features of a decoded example, by batch name: arrays, actions perhaps a dict of arrays.
 
         Raises:
           DataError: an episode has no steps, or they differ in shape.
         """
-        tops = {path.split("/")[0] for key in self.names for path in self._paths(key)}
+        tops = {path.split("/")[0] for key in keys or self.names for path in self._paths(key)}
         # Every step is decoded where it is asked for: once, for all features.
         opened = {top: list(example[top]) if top in self._nested else example[top] for top in tops}
         if any(isinstance(value, list) and not value for value in opened.values()):
             raise DataError(f"{self._label} holds an episode without a step. Leave it out of the split.")
-        return {key: self._read(key, opened) for key in self.names}
+        return {key: self._read(key, opened) for key in keys or self.names}
 
     def _read(self, key: str, opened: Mapping[str, Any]) -> Arrays:
         names = self.names[key]
@@ -82,9 +88,10 @@ class Selection:
                 return {component: np.asarray(_at(opened, path)) for component, path in names.items()}
             value = _flat(_at(opened, names))
         except ValueError as error:
+            each = ", or each component: --config.data.keys.actions.COMPONENT=NAME" if key == "actions" else ""
             raise DataError(
                 f"The steps of an episode of {self._label} cannot be put together in {names!r}: {error}. "
-                f"Name another feature: --config.data.keys.{key}=NAME"
+                f"Name another feature: --config.data.keys.{key}=NAME{each}"
             ) from error
         if key == "frames" and key in self.by_step and isinstance(value, np.ndarray) and value.ndim == 3:
             value = value[..., None]  # Pictures without colours: here it is known which axis is time.
@@ -196,11 +203,26 @@ def _at(value: Any, path: str) -> Any:
 
 
 def _flat(value: Any) -> Arrays:
-    """Arrays; dicts in dicts become one dict, its names joined: {"arm": {"x": …}} is {"arm_x": …}."""
+    """Arrays; dicts in dicts become one dict, its names joined: {"arm": {"x": …}} is {"arm_x": …}.
+
+    Raises:
+      ValueError: two of them would have the same name.
+    """
     if not isinstance(value, Mapping):
         return np.asarray(value)
     out: dict[str, Any] = {}
-    for name, part in value.items():
-        part = _flat(part)
-        out |= {f"{name}_{inner}": leaf for inner, leaf in part.items()} if isinstance(part, Mapping) else {name: part}
+    paths: dict[str, str] = {}
+    for path, leaf in _leaves(value):
+        name = path.replace("/", "_")
+        if name in paths:
+            raise ValueError(f"{paths[name]!r} and {path!r} would both be called {name!r}")
+        paths[name], out[name] = path, np.asarray(leaf)
     return out
+
+
+def _leaves(group: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, part in group.items():
+        if isinstance(part, Mapping):
+            yield from _leaves(part, f"{prefix}{name}/")
+        else:
+            yield prefix + name, part

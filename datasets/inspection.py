@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,9 +10,8 @@ import numpy as np
 from datasets.episodes import Alignment, arrived
 from datasets.errors import DataError
 from datasets.recordings import Recording
-from datasets.writing import UNNAMED, Component, Contents
+from datasets.writing import UNNAMED, Component, Contents, storable
 
-SHOWN = 20  # Problems that are listed.
 MOST_VALUES = 4096  # Of a categorical action: more are hardly meant.
 
 
@@ -126,13 +125,13 @@ class Inspection:
 
     def _take_notes(self) -> None:
         for label, names in sorted(self._unused.items()):
-            self.notes.append(f"{label!r} is not read ({_listed(names)})")
+            self.notes.append(f"{label!r} is not read ({listed(names)})")
         without = [name for name, f in self._facts.items() if "actions" not in f.present]
         if without and len(without) < len(self._facts):
-            self.notes.append(f"not labelled, since they have no actions: {_listed(without)}")
+            self.notes.append(f"not labelled, since they have no actions: {listed(without)}")
         if self._early_rewards:
             self.notes.append(
-                f"rewards[0] is not 0 in {_listed(self._early_rewards)}; where actions and rewards come after the "
+                f"rewards[0] is not 0 in {listed(self._early_rewards)}; where actions and rewards come after the "
                 "frame that they are stored with, give --alignment=after"
             )
 
@@ -147,7 +146,7 @@ def episode(name: str, recording: Recording, contents: Contents, alignment: Alig
     if "labelled" in contents.flags:
         out["labelled"] = bool(recording.actions)
     if contents.rewards:
-        out["rewards"] = np.nan_to_num(recording.arrays["rewards"].astype(np.float32))
+        out["rewards"] = _finite(recording.arrays["rewards"]).astype(np.float32)
     if "is_terminal" in contents.flags:
         terminal = recording.arrays["is_terminal"].astype(bool)
         out["is_terminal"] = terminal if terminal.ndim else terminal & (np.arange(length) == length - 1)
@@ -167,7 +166,12 @@ def _stored(array: np.ndarray | None, component: Component, length: int) -> np.n
     shape = (length, *feature.shape[1:])
     if array is None:
         return np.zeros(shape, feature.np_dtype)
-    return np.nan_to_num(array).astype(feature.np_dtype).reshape(shape)
+    return _finite(array).astype(feature.np_dtype).reshape(shape)
+
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    """The array with zeros for what cannot be stored: the entry that led to no frame may be anything."""
+    return np.where(storable(array), array, np.zeros((), array.dtype))
 
 
 def _frames(frames: np.ndarray) -> Iterable[str]:
@@ -201,9 +205,9 @@ def _action(label: str, array: np.ndarray, unused: int, from_table: bool, length
     width = array.shape[1] if array.ndim == 2 else 1
     table = array.reshape(length, width)
     used = np.arange(length) != unused
-    bad = np.flatnonzero(used & ~np.isfinite(table).all(1))
+    bad = np.flatnonzero(used & ~storable(table).all(1))
     if len(bad):
-        return None, f"{label}[{bad[0]}]: is {array[bad[0]]}, one of {len(bad)} that are not finite; give numbers"
+        return None, _unfit(label, array, bad)
     if array.dtype.kind == "f":
         return _Action("continuous", width, from_table), ""
     bits = array.dtype.kind == "b" or ((table >= 0) & (table <= 1))[used].all()
@@ -234,9 +238,8 @@ def _other(label: str, recording: Recording, length: int, unused: int) -> list[s
     if label == "rewards":
         if array.shape != (length,):
             return [f"rewards: expected one number per frame, [{length}], given {shape}"]
-        bad = [i for i in np.flatnonzero(~np.isfinite(array)) if i != unused]
-        bad_text = [f"rewards[{bad[0]}]: is {array[bad[0]]}, as are {len(bad)} in all; give numbers"] if bad else []
-        return bad_text + _missing(label, recording, unused)
+        bad = [i for i in np.flatnonzero(~storable(array)) if i != unused]
+        return [_unfit(label, array, bad)] if bad else _missing(label, recording, unused)
     if label == "task":
         same = array.size and array.dtype.kind in "iu" and (array == array.flat[0]).all() and array.flat[0] >= 0
         return [] if same else [f"task: expected one whole number from 0 for the whole episode, given {shape}"]
@@ -252,11 +255,15 @@ def _other(label: str, recording: Recording, length: int, unused: int) -> list[s
     return []
 
 
+def _unfit(label: str, array: np.ndarray, places: Sequence[int]) -> str:
+    """What is wrong with the numbers at these places."""
+    return f"{label}[{places[0]}]: is {array[places[0]]}{_one_of(places)}; finite numbers up to 3.4e38 are expected"
+
+
 def _missing(label: str, recording: Recording, unused: int) -> list[str]:
     """Entries that a table leaves empty, where they may not be."""
     places = [i for i in recording.missing.get(label, []) if i != unused]
-    more = f", as are {len(places)} in all" if len(places) > 1 else ""
-    return [f"{label}[{places[0]}]: is empty{more}"] if places else []
+    return [f"{label}[{places[0]}]: is empty{_one_of(places)}; a number is expected"] if places else []
 
 
 def _as_numbers(action: _Action) -> _Action:
@@ -287,12 +294,16 @@ def _text(value: str | tuple[Any, ...]) -> str:
     return " × ".join(map(str, value)) if isinstance(value[0], int) else ", ".join(str(v) for v in value if v)
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first names, and how many more there are."""
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
+def _one_of(places: Sequence[int]) -> str:
+    return f", one of {len(places)} such" if len(places) > 1 else ""
+
+
 def _refusal(problems: list[str]) -> DataError:
-    more = f"\n  … and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-    lines = "".join(f"\n  {problem}" for problem in problems[:SHOWN])
+    lines = "".join(f"\n  {problem}" for problem in problems)
     count = f"{len(problems)} problem{'s' if len(problems) > 1 else ''}"
-    return DataError(f"{count} in the recordings; nothing was written:{lines}{more}")
+    return DataError(f"{count} in the recordings; nothing was written:{lines}")

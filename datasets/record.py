@@ -14,15 +14,14 @@ import itertools
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
 
 from datasets import advice, writing
-from datasets.errors import DataError, near_matches
-from datasets.folder import add_common_options, check_settings, command, say, split_up
+from datasets.commands import add_common_options, check_settings, command, say, split_up
+from datasets.errors import DataError, near_matches, one_line, told
 from datasets.images import resize
 
 TRIES = 100  # Episodes played for one that is long enough.
@@ -63,23 +62,23 @@ class Recorder:
         try:
             act = self._policy(*seeds[1:])
             observation, _ = env.reset(seed=seeds[0])
-            frames, rewards, terminated = [self._frame(observation)], [0.0], False
+            frames, rewards, terminated = [self._frame(observation)], [np.float32(0)], False
             actions: list[Mapping[str, np.ndarray]] = []
             for step in itertools.count(1):
                 action = act(observation)
                 actions.append(spaces.encode(env.action_space, action))
                 observation, reward, terminated, truncated, _ = env.step(action)
                 frames.append(self._frame(observation))
-                rewards.append(_finite(reward))
+                if frames[-1].shape != frames[0].shape:
+                    raise DataError(f"{env.spec.id}, episode {number}: frames change their size. Give --size=64.")
+                rewards.append(_stored(reward))
                 if terminated or truncated or step == self.max_steps:
                     break
         except DataError:
             raise
         except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
             raise DataError(
-                f"{env.spec.id}, episode {number}, step {step}: {type(error).__name__}: {error} "
-                f"({place.filename}, line {place.lineno}). Nothing was written."
+                f"{env.spec.id}, episode {number}, step {step}: {told(error)}. Nothing was written."
             ) from error
         parts = {name: np.stack([action[name] for action in actions]) for name in actions[0]}
         return {
@@ -150,7 +149,7 @@ def build(
       DataError: no such environment or policy, one of them fails, the data set exists or cannot be written; nothing was
         left.
     """
-    check_settings(validation, size or None)
+    check_settings(validation, size or None, min_frames)
     for label, value, least in (("episodes", episodes, 1), ("max_steps", max_steps, 1), ("seed", seed, 0)):
         if value is not None and value < least:
             raise DataError(f"--{label}={value}: expected {least} or more.")
@@ -198,7 +197,7 @@ def _contents(recorder: Recorder) -> writing.Contents:
     except DataError:
         raise
     except Exception as error:
-        raise DataError(f"{recorder.env.spec.id} gives no first frame: {type(error).__name__}: {error}") from error
+        raise DataError(f"{recorder.env.spec.id} gives no first frame: {told(error)}.") from error
     actions = spaces.components(recorder.env.action_space)
     return writing.Contents(image=image, actions=actions, rewards=True, flags=frozenset({"is_terminal"}))
 
@@ -216,8 +215,12 @@ def _made(env_id: str, frames: str, settings: Mapping[str, Any]) -> Iterator[tup
     def make(**more: Any) -> Any:
         try:
             return gymnasium.make(env_id, **settings, **more)
-        except (gymnasium.error.Error, ImportError, TypeError, ValueError, AttributeError) as error:
-            raise DataError(f"{env_id!r} cannot be made: {error} (settings are given as --env.KEY=VALUE)") from error
+        except gymnasium.error.Error as error:
+            raise DataError(f"{env_id!r} cannot be made: {one_line(error)}") from error
+        except Exception as error:
+            raise DataError(
+                f"{env_id!r} cannot be made: {told(error)}; its settings are given as --env.KEY=VALUE."
+            ) from error
 
     rendered = frames == "render"
     env = make(render_mode="rgb_array") if rendered else make()
@@ -242,8 +245,10 @@ def _load(spec: str) -> Policy | type:
         raise DataError(f"--policy={spec}: expected random, or MODULE:NAME, as in my_policies:cautious.")
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise DataError(f"--policy={spec}: {error}. Start the command in the folder of {module_name}.py.") from error
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            raise DataError(f"--policy={spec}: {error}. Start the command in the folder of {error.name}.py.") from error
+        raise DataError(f"--policy={spec}: {module_name} cannot be imported: {told(error)}.") from error
     policy = getattr(module, name, None)
     if not callable(policy):
         there = [other for other, value in vars(module).items() if callable(value) and not other.startswith("_")]
@@ -254,10 +259,16 @@ def _load(spec: str) -> Policy | type:
     return policy
 
 
-def _finite(reward: Any) -> float:
-    if not np.isfinite(reward):
-        raise ValueError(f"the reward is {reward}")
-    return float(reward)
+def _stored(reward: Any) -> np.float32:
+    """The reward as it is written.
+
+    Raises:
+      ValueError: it is no number, or none that is stored.
+    """
+    number = np.asarray(reward)
+    if number.size != 1 or number.dtype.kind not in "biuf" or not writing.storable(number).all():
+        raise ValueError(f"the reward is {reward!r}; a finite float32 number is expected")
+    return np.float32(number.reshape(()))
 
 
 def _settings(parser: argparse.ArgumentParser, extra: Sequence[str]) -> dict[str, Any]:

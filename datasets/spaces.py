@@ -8,7 +8,10 @@ import numpy as np
 from gymnasium import spaces
 
 from datasets.errors import DataError
-from datasets.writing import UNNAMED, Component
+from datasets.writing import UNNAMED, Component, storable
+
+Keys = tuple[Any, ...]  # The keys that lead to a part of an action.
+_UNKNOWN = object()  # Stands for an action where only the space is asked for.
 
 
 def components(space: spaces.Space) -> dict[str, Component]:
@@ -18,9 +21,20 @@ def components(space: spaces.Space) -> dict[str, Component]:
     its keys, what is only numbered `part0`, `part1` …
 
     Raises:
-      DataError: actions of this space are no numbers of a fixed count.
+      DataError: actions of this space are no numbers of a fixed count, or two parts would have the same name.
     """
-    return {name: component for name, component, _ in _parts(space, None, UNNAMED)}
+    paths: dict[str, Keys] = {}
+    out = {}
+    for path, component, _ in _parts(space, _UNKNOWN, ()):
+        name = _name(path)
+        if name in paths:
+            both = " and ".join(map(_shown, (paths[name], path)))
+            raise DataError(
+                f"The parts {both} of the action space would both be called {name!r}. Rename one of them in the "
+                "environment, or in a wrapper of it (gymnasium.wrappers.TransformAction)."
+            )
+        paths[name], out[name] = path, component
+    return out
 
 
 def encode(space: spaces.Space, action: Any) -> dict[str, np.ndarray]:
@@ -29,33 +43,33 @@ def encode(space: spaces.Space, action: Any) -> dict[str, np.ndarray]:
     Raises:
       ValueError: it is none of this space.
     """
-    return {name: value for name, _, value in _parts(space, action, UNNAMED)}
+    return {_name(path): value for path, _, value in _parts(space, action, ())}
 
 
-def _parts(space: spaces.Space, action: Any, name: str) -> Iterator[tuple[str, Component, np.ndarray | None]]:
-    """Name, component and value; without values where `action` is None."""
+def _parts(space: spaces.Space, action: Any, path: Keys) -> Iterator[tuple[Keys, Component, np.ndarray | None]]:
+    """Where a part lies, component and value; without values where `action` is `_UNKNOWN`."""
     if isinstance(space, spaces.Discrete):
-        yield name, Component("categorical", int(space.n)), _choice(action, int(space.start), int(space.n))
+        yield path, Component("categorical", int(space.n)), _choice(action, int(space.start), int(space.n))
     elif isinstance(space, spaces.MultiBinary):
         size = int(np.prod(space.shape))
         value = _vector(action, space.shape, np.uint8)
         if value is not None and not np.isin(value, (0, 1)).all():
             raise ValueError(f"{action!r} is not in {space}")
-        yield name, Component("binary", size), value
+        yield path, Component("binary", size), value
     elif isinstance(space, spaces.Box):
-        yield name, Component("continuous", int(np.prod(space.shape))), _vector(action, space.shape, np.float32)
+        yield path, Component("continuous", int(np.prod(space.shape))), _vector(action, space.shape, np.float32)
     elif isinstance(space, spaces.MultiDiscrete):
         sizes = space.nvec.reshape(-1)
         starts = np.broadcast_to(getattr(space, "start", 0), space.nvec.shape).reshape(-1)
-        values = [None] * len(sizes) if action is None else _vector(action, space.shape, np.int64)
+        values = [_UNKNOWN] * len(sizes) if action is _UNKNOWN else _vector(action, space.shape, np.int64)
         for i, (size, start, value) in enumerate(zip(sizes.tolist(), starts.tolist(), values, strict=True)):
-            yield _joined(name, i), Component("categorical", size), _choice(value, start, size)
+            yield (*path, i), Component("categorical", size), _choice(value, start, size)
     elif isinstance(space, spaces.Dict):
         for key, part in space.spaces.items():
-            yield from _parts(part, None if action is None else action[key], _joined(name, key))
+            yield from _parts(part, action if action is _UNKNOWN else action[key], (*path, key))
     elif isinstance(space, spaces.Tuple):
         for i, part in enumerate(space.spaces):
-            yield from _parts(part, None if action is None else action[i], _joined(name, i))
+            yield from _parts(part, action if action is _UNKNOWN else action[i], (*path, i))
     else:
         raise DataError(
             f"Actions of {space} cannot be recorded: expected Discrete, MultiDiscrete, MultiBinary, Box, or a Dict or "
@@ -64,14 +78,17 @@ def _parts(space: spaces.Space, action: Any, name: str) -> Iterator[tuple[str, C
         )
 
 
-def _joined(name: str, key: Any) -> str:
-    """A name for a part, usable in a config."""
-    own = f"part{key}" if isinstance(key, int) else re.sub(r"\W", "_", str(key))
-    return f"{name}_{own}" if name else own
+def _name(path: Keys) -> str:
+    """A name for a part, usable in a config; `UNNAMED` for the whole."""
+    return "_".join(f"part{key}" if isinstance(key, int) else re.sub(r"\W", "_", str(key)) for key in path) or UNNAMED
+
+
+def _shown(path: Keys) -> str:
+    return "".join(f"[{key!r}]" for key in path)
 
 
 def _choice(value: Any, start: int, size: int) -> np.ndarray | None:
-    if value is None:
+    if value is _UNKNOWN:
         return None
     chosen = np.asarray(value)
     if chosen.size != 1 or chosen.dtype.kind not in "biu" or not start <= int(chosen.reshape(())) < start + size:
@@ -80,9 +97,9 @@ def _choice(value: Any, start: int, size: int) -> np.ndarray | None:
 
 
 def _vector(value: Any, shape: tuple[int, ...], dtype: type) -> np.ndarray | None:
-    if value is None:
+    if value is _UNKNOWN:
         return None
     array = np.asarray(value)
-    if array.dtype.kind not in "biuf" or array.shape != tuple(shape) or not np.isfinite(array).all():
-        raise ValueError(f"{value!r} is no array of {list(shape)} finite numbers")
+    if array.dtype.kind not in "biuf" or array.shape != tuple(shape) or not storable(array).all():
+        raise ValueError(f"{value!r} is no array of {list(shape)} finite float32 numbers")
     return array.astype(dtype).reshape(-1)

@@ -3,7 +3,6 @@
 import dataclasses
 import os
 import re
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,7 +11,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from tensorflow_datasets.core.dataset_builders.adhoc_builder import AdhocBuilder
 
-from datasets import builders
+from datasets import builders, unfinished
 from datasets.errors import DataError
 
 Episode = Mapping[str, Any]
@@ -36,6 +35,11 @@ class Component(NamedTuple):
         if self.kind == "categorical":
             return tfds.features.Tensor(shape=(None,), dtype=np.int32)
         return tfds.features.Tensor(shape=(None, self.size), dtype=np.uint8 if self.kind == "binary" else np.float32)
+
+
+def storable(array: np.ndarray) -> np.ndarray:
+    """Which numbers are finite as float32, as which numbers are stored."""
+    return np.abs(array) <= np.finfo(np.float32).max
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -140,7 +144,8 @@ def write(
     seen = _Seen()
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{name}-incomplete-", dir=root, ignore_cleanup_errors=True) as temp:
+        unfinished.clear(root, name)
+        with unfinished.folder(root, name) as temp:
             builder = _Builder(
                 name=name, version=version, data_dir=temp, features=contents.features(), description=description,
                 split_datasets={split: seen.pass_on(split, episodes) for split, episodes in splits.items()},

@@ -16,6 +16,8 @@ from PIL import Image
 from datasets import writing
 from datasets.errors import DataError
 from datasets.pipeline import TfdsData
+from trainer import plugins
+from trainer.config import load_config
 
 LENGTHS = (6, 7, 8, 9)
 F = tfds.features
@@ -177,6 +179,53 @@ def test_flat_episodes_with_groups_and_sequences(folder):
     shown = batch["labelled"][:, None]
     np.testing.assert_array_equal(batch["actions"]["move_x"], np.where(shown, step + episode, 0))
     np.testing.assert_array_equal(batch["actions"]["move_y"], np.where(shown, step - episode, 0))
+
+
+def test_components_that_would_have_the_same_name_are_refused(tmp_path):
+    arm = {"x": F.Sequence(np.float32), "y": F.Sequence(np.float32)}
+    features = {"frames": F.Sequence(F.Image(shape=(8, 8, 3))), "actions": {"arm": arm, "arm_x": F.Sequence(np.int64)}}
+    steps = np.zeros(6)
+    parts = {"arm": {"x": steps, "y": steps}, "arm_x": steps.astype(np.int64)}
+    store(tmp_path, "twice", features, [{"frames": [png(0) for _ in steps], "actions": parts}])
+    message = "'arm/x' and 'arm_x' would both be called 'arm_x'.*--config.data.keys.actions.COMPONENT=NAME"
+    with pytest.raises(DataError, match=message):
+        batches(source(tmp_path, "twice", alignment=None, batch_size=1), 1)
+    keys = {"actions": {"x": "actions/arm/x", "n": "actions/arm_x"}}
+    (batch,) = batches(source(tmp_path, "twice", alignment=None, batch_size=1, keys=keys), 1)
+    assert set(batch["actions"]) == {"x", "n"}
+
+
+def test_episodes_shorter_than_a_clip_can_be_left_out_also_in_steps_and_of_plain_video(folder, capfd):
+    data = source(folder, length=8, skip_short=True, num_epochs=1, batch_size=1)
+    assert sorted(shade_of(batch) // 20 for batch in data.iterator(seed=0)) == [2, 3]
+    assert capfd.readouterr().err == (
+        "note: left out 2 of 4 episodes of robot/1.0.0, split 'train', which have fewer than 8 frames\n"
+    )
+    keys = {"frames": "obs/camera", "actions": ""}
+    video = source(folder, "nested", keys=keys, alignment=None, length=7, skip_short=True)
+    with pytest.raises(DataError, match=r"All 3 episodes of nested.* have fewer than 7 frames. Lower the length"):
+        video.prepare()
+
+
+def shade_of(batch):
+    return int(batch["frames"][0, 0, 0, 0, 0])
+
+
+def test_names_in_a_config_file_hold_for_held_out_data_too(folder, tmp_path):
+    """As docs/your_data.md has it."""
+    (tmp_path / "robot.py").write_text(
+        "from configs import tokenizer\n\nPRESETS = tokenizer.PRESETS\n\n\n"
+        "def get_config(preset):\n    config = tokenizer.get_config(preset)\n"
+        f"    config.data.name, config.data.data_dir, config.data.alignment = 'robot', {str(folder)!r}, 'after'\n"
+        "    config.data['keys'].update(frames='observation/image', actions={'grip': 'choice'}, rewards='')\n"
+        "    config.data.length = config.eval_data.length = 6\n"
+        "    config.eval_data.batch_size, config.eval_data.split = 2, 'train'\n"
+        "    return config\n"
+    )
+    config = load_config(f"{tmp_path / 'robot.py'}:smoke")
+    for data in (config.data, config.eval_data):
+        batch = next(plugins.build(data, "data").iterator(seed=0))
+        assert (list(batch["actions"]), "rewards" in batch) == (["grip"], False)
 
 
 def test_the_alignment_and_the_names_are_in_the_fingerprint_and_the_default_is_not(folder):

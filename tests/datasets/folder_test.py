@@ -3,67 +3,17 @@
 import json
 import re
 import shlex
+import signal
+import socket
 
-import av
 import numpy as np
 import pytest
-from PIL import Image
+from recorded import LENGTH, arrays, rows, shade
 
-from datasets import folder, inspection
-from datasets.pipeline import TfdsData
+from datasets import inspection
+from trainer import plugins
 from trainer.config import load_config
 from trainer.overrides import override
-
-LENGTH = 7
-
-
-def shade(episode, step):
-    return 16 * episode + step
-
-
-def arrays(episode=0, length=LENGTH, **changes):
-    """What a good recording holds; the pixels tell episode and step."""
-    values = shade(episode, np.arange(length))
-    out = {
-        "frames": np.broadcast_to(values.astype(np.uint8)[:, None, None, None], (length, 8, 8, 3)),
-        "actions": values % 5,
-        "rewards": np.where(np.arange(length) > 0, values / 4, 0),
-    }
-    return {key: value for key, value in (out | changes).items() if value is not None}
-
-
-@pytest.fixture
-def recordings(tmp_path):
-    """Writes .npz files, by name."""
-
-    def write(**files):
-        (tmp_path / "in").mkdir(exist_ok=True)
-        for name, content in files.items():
-            np.savez(tmp_path / "in" / f"{name}.npz", **content)
-        return tmp_path / "in"
-
-    return write
-
-
-@pytest.fixture
-def run(tmp_path, capsys):
-    """Runs the command on a folder; returns status, output and messages."""
-
-    def start(source, *options):
-        status = folder.main([str(source), "--name=mine", f"--data_dir={tmp_path / 'out'}", *options])
-        said = capsys.readouterr()
-        return status, said.out, said.err
-
-    return start
-
-
-def rows(tmp_path, split="train", **settings):
-    """All episodes of a split, by the number that their pixels tell."""
-    data = TfdsData(
-        name="mine", data_dir=str(tmp_path / "out"), split=split, start="reset", shuffle=False, num_epochs=1,
-        **{"batch_size": 1, "length": LENGTH} | settings,
-    )  # fmt: skip
-    return {round(batch["frames"][0, 0, 0, 0, 0] / 16): batch for batch in data.iterator(seed=0)}
 
 
 def test_recordings_are_read_by_name_with_nothing_changed(recordings, run, tmp_path):
@@ -134,71 +84,6 @@ def test_episodes_without_actions_are_told_and_not_labelled(recordings, run, tmp
     assert labelled == {0: True, 1: False, 2: True}
 
 
-def save_video(path, episode, length=LENGTH, size=16):
-    frames = [np.full((size, size, 3), shade(episode, step), np.uint8) for step in range(length)]
-    if path.suffix == ".gif":
-        images = [Image.fromarray(frame) for frame in frames]
-        images[0].save(path, save_all=True, append_images=images[1:], duration=40, loop=0)
-        return
-    codec = {".mp4": "mpeg4", ".avi": "mpeg4", ".webm": "libvpx-vp9"}[path.suffix]
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(codec, rate=25)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = size, size, "yuv420p", 8_000_000
-        for frame in frames:
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-        container.mux(stream.encode())
-
-
-def test_videos_with_tables_beside_them(tmp_path, run):
-    source = tmp_path / "in"
-    source.mkdir()
-    save_video(source / "a.gif", 4)
-    table = "time,action,reward\n0.0,,\n" + "".join(f"{t},{t % 3},{t / 2}\n" for t in range(1, LENGTH))
-    (source / "a.csv").write_text(table)
-    save_video(source / "b.mp4", 5)
-    lines = [{"action": t % 3, "reward": t} for t in range(LENGTH)]
-    (source / "b.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    save_video(source / "c.webm", 6)
-    lines = [{"action": 2, "reward": 0.0} for _ in range(LENGTH)]
-    (source / "c.jsonl").write_text("\n".join(map(json.dumps, lines)))
-    status, said, notes = run(source, "--size=8")
-    assert status == 0
-    assert "'time' is not read (a.gif)" in notes
-    assert "8 × 8 × 3" in said
-    read = list((rows(tmp_path) | rows(tmp_path, "validation")).values())
-    for batch in read:
-        steps = np.arange(LENGTH)
-        episode = round((batch["frames"][0].mean((1, 2, 3)) - steps).mean() / 16)
-        np.testing.assert_allclose(batch["frames"][0, :, 0, 0, 0], shade(episode, steps), atol=3)
-        wanted = {4: (steps % 3, steps / 2), 5: (steps % 3, steps), 6: (np.where(steps > 0, 2, 0), 0 * steps)}[episode]
-        np.testing.assert_array_equal(batch["actions"][0], wanted[0])
-        np.testing.assert_array_equal(batch["rewards"][0], wanted[1])
-    assert len(read) == 3
-
-
-def test_videos_alone_are_unlabelled(tmp_path, run):
-    (tmp_path / "in").mkdir()
-    for episode in (0, 1):
-        save_video(tmp_path / "in" / f"{episode}.avi", episode)
-    status, said, _ = run(tmp_path / "in")
-    assert status == 0
-    assert "none: plain video" in said
-    assert "config.task.model.actions = {}" in said
-    assert "actions" not in rows(tmp_path).popitem()[1]
-
-
-def test_a_table_may_have_vectors_and_numbers_that_happen_to_be_whole(tmp_path, run):
-    (tmp_path / "in").mkdir()
-    for episode, (turn, move) in enumerate(((1, "1,0"), (0.5, "0.25,1"))):
-        save_video(tmp_path / "in" / f"{episode}.gif", episode)
-        text = f"{turn},{move}\n" * LENGTH
-        (tmp_path / "in" / f"{episode}.csv").write_text(f"action/turn,action/move.0,action/move.1\n{text}")
-    assert run(tmp_path / "in")[0] == 0
-    for episode, batch in (rows(tmp_path) | rows(tmp_path, "validation")).items():
-        np.testing.assert_array_equal(batch["actions"]["turn"][0, 1:], (1, 0.5)[episode])
-        np.testing.assert_array_equal(batch["actions"]["move"][0, 1:], np.tile(((1, 0), (0.25, 1))[episode], (6, 1)))
-
-
 NAN = np.array([0.0, 0, np.nan, 0, np.nan, 0, 0])
 
 
@@ -215,14 +100,20 @@ NAN = np.array([0.0, 0, np.nan, 0, np.nan, 0, 0])
         ({"frames": np.zeros((7, 8), np.uint8)}, r"frames: expected uint8 \[T, H, W, C\].*given uint8 \[7, 8\]"),
         ({"frames": np.zeros((1, 8, 8, 3), np.uint8), "actions": None, "rewards": None}, "frames: only 1 frame;"),
         ({"actions": np.zeros(6, int)}, "actions: 6 entries for 7 frames"),
-        ({"actions": NAN}, r"actions\[2\]: is \[?nan\]?, one of 2 that are not finite"),
+        ({"actions": NAN}, r"actions\[2\]: is nan, one of 2 such; finite numbers"),
         ({"actions": np.array([0, 1, 2, -3, 0, 0, 0])}, r"actions\[3\]: is -3; whole numbers are choices"),
         ({"actions": np.full((7, 2), 3)}, r"actions: whole numbers \[T, 2\] are bits, 0 or 1, but it has 3 … 3"),
         ({"actions": np.array(["up"] * 7)}, r"actions: expected whole numbers.*given <U2 \[7\]"),
-        ({"actions": np.array([None] * 7)}, "actions: cannot be read.*store plain numbers"),
+        (
+            {"actions": np.array([None] * 7)},
+            r"actions: cannot be read \(it holds Python objects\); store plain numbers",
+        ),
         ({"actions": None, "action": np.zeros(7, int)}, r"has no 'actions' \(but 'action'\); rename or remove it"),
         ({"actions/move": np.zeros(7, int)}, "has 'actions' and also 'actions/move'"),
-        ({"rewards": NAN}, r"rewards\[2\]: is nan, as are 2 in all"),
+        ({"actions": np.where(np.arange(7) == 4, 1e39, 0.5)}, r"actions\[4\]: is 1e\+39; finite numbers up to 3.4e38"),
+        ({"actions": np.array([[0, 1]] * 6 + [[np.inf, 0]])}, r"actions\[6\]: is \[inf  0.\]; finite numbers"),
+        ({"rewards": NAN}, r"rewards\[2\]: is nan, one of 2 such; finite numbers up to 3.4e38 are expected"),
+        ({"rewards": np.array([0, 0, 0, -1e300, 0, 0, 0])}, r"rewards\[3\]: is -1e\+300; finite numbers"),
         ({"rewards": np.zeros((7, 2))}, r"rewards: expected one number per frame, \[7\], given float64 \[7, 2\]"),
         ({"rewards": None}, "has no 'rewards', as b.npz has"),
         ({"is_terminal": np.arange(7) == 3}, r"is_terminal\[3\]: the episode ends here, but 3 frames follow"),
@@ -241,40 +132,42 @@ def test_what_is_wrong_is_told_with_file_array_and_place(recordings, run, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.csv", "action\n1\n", "has 7 frames, but a.csv has 1 rows"),
-        ("a.csv", "action\n" + "1\n" * 3 + "up\n" + "1\n" * 3, "a.csv, line 5, actions: 'up' is no number"),
-        ("a.csv", "action\n" + "1\n" * 3 + "\n" + "1\n" * 3, r"actions\[3\]: is empty"),
-        ("a.csv", "action,reward\n" + "1,2\n" * 3 + "1\n" * 4, "a.csv: line 5: has 1 columns, the first line has 2"),
-        (
-            "a.jsonl",
-            '{"action": [1, 0]}\n' * 3 + '{"action": [1]}\n' * 4,
-            "line 4, actions: 1 numbers, where 2",
-        ),
-        ("a.jsonl", '{"action": 1}\n{\n', "a.jsonl: line 2: is not JSON"),
-        ("other.csv", "action\n", "other.csv: there is no video of this name beside it"),
-        ("b.gif", "no picture", "b.gif: cannot be read as a video"),
-        ("b.npz", "no archive", "b.npz: cannot be read"),
-    ],
-)
-def test_what_is_wrong_with_a_table_is_told_with_its_line(tmp_path, run, name, text, message):
-    (tmp_path / "in").mkdir()
-    save_video(tmp_path / "in" / "a.gif", 0)
-    (tmp_path / "in" / name).write_text(text)
-    status, _, errors = run(tmp_path / "in")
-    assert status == 1
-    assert re.search(message, errors), errors
-    assert not (tmp_path / "out").exists()
+def test_a_single_array_that_is_called_npz_is_told_among_all_else(recordings, run):
+    source = recordings(a=arrays(0, rewards=NAN), b=arrays(1))
+    with open(source / "single.npz", "wb") as file:
+        np.save(file, np.zeros(3))
+    _, _, errors = run(source)
+    assert "error: 2 problems" in errors
+    assert "\n  a.npz: rewards[2]: is nan" in errors
+    assert "\n  single.npz: is a single array, no .npz: write it with numpy.savez(" in errors
 
 
-def test_all_problems_are_listed_up_to_twenty(recordings, run):
+def test_links_that_lead_nowhere_are_told(recordings, run):
+    source = recordings(a=arrays(0), b=arrays(1))
+    (source / "c.npz").symlink_to("gone.npz")
+    assert "\n  c.npz: is a link to gone.npz, which is not there" in run(source)[2]
+    (source / "c.npz").unlink()
+    (source / "more").symlink_to(source)
+    status, _, said = run(source)
+    assert status == 0
+    assert "note: not read: more\n" in said
+
+
+def test_what_stands_with_the_first_frame_may_be_anything(recordings, run, tmp_path):
+    rewards, move = np.ones(LENGTH), np.full((LENGTH, 2), 0.5)
+    rewards[0], move[0] = np.inf, (np.nan, 1e300)
+    assert run(recordings(**{name: arrays(e, rewards=rewards, actions=move) for e, name in enumerate("ab")}))[0] == 0
+    batch = rows(tmp_path).popitem()[1]
+    np.testing.assert_array_equal(batch["rewards"][0], [0, 1, 1, 1, 1, 1, 1])
+    np.testing.assert_array_equal(batch["actions"][0], [[0, 0]] + [[0.5, 0.5]] * 6)
+
+
+def test_all_problems_are_listed(recordings, run):
     source = recordings(**{f"game{e:02}": arrays(0, actions=NAN, rewards=NAN) for e in range(12)})
     _, _, errors = run(source)
     assert "24 problems in the recordings; nothing was written" in errors
-    assert len(errors.splitlines()) == 23  # what is done, the head, twenty, and how many more
-    assert "… and 4 more" in errors
+    assert len(errors.splitlines()) == 26  # what is done, the head, and all of them
+    assert all(f"game{e:02}.npz: {name}[2]: is nan" in errors for e in range(12) for name in ("actions", "rewards"))
 
 
 def test_a_data_set_is_never_overwritten(recordings, run, tmp_path):
@@ -309,6 +202,37 @@ def test_nothing_is_left_of_what_was_interrupted(recordings, run, tmp_path, monk
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_leaves_nothing_either(recordings, run, tmp_path, monkeypatch, number):
+    made = inspection.episode
+
+    def interrupted(name, *rest):
+        signal.raise_signal(number)
+        return made(name, *rest)
+
+    monkeypatch.setattr(inspection, "episode", interrupted)
+    status, _, errors = run(recordings(a=arrays(0), b=arrays(1)))
+    assert (status, errors.splitlines()[-1]) == (128 + number, "interrupted: nothing was written")
+    assert not (tmp_path / "out").exists()
+    assert signal.getsignal(number) == signal.SIG_DFL
+    # As under nohup.
+    signal.signal(number, signal.SIG_IGN)
+    try:
+        assert run(tmp_path / "in")[0] == 0
+    finally:
+        signal.signal(number, signal.SIG_DFL)
+
+
+def test_what_was_killed_before_is_tidied_up(recordings, run, tmp_path):
+    left = tmp_path / "out" / ".mine-incomplete-abc"
+    left.mkdir(parents=True)
+    (left / "lock").write_text(socket.gethostname())
+    status, _, notes = run(recordings(a=arrays(0), b=arrays(1)))
+    assert status == 0
+    assert f"note: removed {left}, which a killed process left" in notes
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -317,6 +241,7 @@ def test_nothing_is_left_of_what_was_interrupted(recordings, run, tmp_path, monk
         (["--name=mnist"], "is built by code already"),
         (["--version=one"], "three numbers are expected"),
         (["--validation=1"], "expected a share"),
+        (["--min_frames=-3"], "--min_frames=-3: expected 2 or more"),
         (["--min_frames=9"], "All 2 recordings have fewer than --min_frames=9 frames"),
     ],
 )
@@ -355,6 +280,14 @@ def test_the_printed_commands_fit_the_configs(recordings, run, tmp_path, monkeyp
     assert dict(config.task.model.actions.direction) == {"kind": "categorical", "size": 5}
     assert config.upstream.tokenizer.run == "logs/mine-tokenizer"
     assert config.task.rollout.context == 3
+    # Without held-out episodes too: what the commands name is there.
+    _, said, _ = run(source, "--version=1.1.0", "--validation=0")
+    assert "nothing is held out: these commands evaluate on the episodes that they train on" in said
+    for command in said.partition("Train on it:\n")[2].replace("\\\n", " ").splitlines():
+        config = read(command)
+        for data in (config.data, config.eval_data):
+            assert len(next(plugins.build(data, "data").iterator(seed=0))["frames"]) == data.batch_size
+        assert config.eval_data.batch_size == 3
     # Several components need a file, which is printed too.
     parts = {"actions": None, "actions/a": np.arange(7)}
     _, said, _ = run(recordings(**{n: arrays(e, **parts) for e, n in enumerate("abc")}), "--version=2.0.0")

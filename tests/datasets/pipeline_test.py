@@ -191,11 +191,27 @@ def test_a_full_cache_changes_nothing_but_the_time(source):
     assert half._episodes.cached_bytes == 6 * one_episode
 
 
+def test_episodes_shorter_than_a_clip_can_be_left_out(source, capfd):
+    data = source("uneven", length=12, batch_size=1, num_epochs=1, skip_short=True)  # they have 20, 19 … 9 frames
+    clips = [batch["frames"][0, :, 0, 0, 0] for batch in data.iterator(seed=0)]
+    assert sorted(int(clip[0]) // FRAMES for clip in clips) == list(range(9))
+    assert capfd.readouterr().err == (
+        "note: left out 3 of 12 episodes of counting/uneven/1.0.0, split 'train', which have fewer than 12 frames\n"
+    )
+    take(source("uneven", length=5, short_length=9, skip_short=True), 12)
+    assert "note" not in capfd.readouterr().err
+    # Those of independent rows too.
+    for batch in take(source("uneven", length=19, independent_share=0.5, skip_short=True), 8):
+        assert set(np.unique(origins(batch)[0])) <= {0, 1}
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"length": 21, "skip_short": True}, "All 12 episodes of .*even.* have fewer than 21 frames. Lower the length"),
+        ({"skip_short": 1}, r"skip_short must be True or False, not 1 \(int\)"),
         ({"length": 21}, r"Episode \d+ of counting/even/1.0.0, split 'train' has 20 frames.*clips of 21.*length"),
-        ({"config": "uneven", "length": 15}, r"has (9|1[0-4]) frames, and clips of 15"),
+        ({"config": "uneven", "length": 15}, r"has (9|1[0-4]) frames, and clips of 15.*skip_short=true"),
         ({"config": "shapes", "batch_size": 12}, r"do not fit into one batch.*\(4, 4, 3\).*\(5, 4, 3\)"),
         ({"config": "shapes", "independent_share": 0.9}, "do not fit into one batch"),
     ],

@@ -102,6 +102,16 @@ def test_an_unknown_name_gets_near_matches(tmp_path, name, message):
         builders.find_builder(name, str(tmp_path))
 
 
+def test_data_sets_that_were_written_into_the_folder_are_near_matches_too(tmp_path):
+    for place in ("my_robot/1.0.0", "games/easy/1.0.0"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "dataset_info.json").write_text("{}")
+    with pytest.raises(DataError, match="Did you mean 'my_robot'") as caught:
+        builders.find_builder("my_robt", str(tmp_path))
+    assert f"{tmp_path} holds games, my_robot (another folder: --config.data.data_dir=FOLDER)" in str(caught.value)
+    assert "python -m datasets.folder RECORDINGS" in str(caught.value)
+
+
 def test_own_data_sets_are_those_with_a_builder():
     folders = {path.parent.name for path in Path(builders.__file__).parent.glob("*/*_dataset_builder.py")}
     assert set(builders.own_names()) == folders

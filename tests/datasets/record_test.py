@@ -19,8 +19,11 @@ class Count(gymnasium.Env):
     observation_space = spaces.Box(0, 255, (8, 8, 3), np.uint8)
     action_space = spaces.Discrete(3, start=1)
 
-    def __init__(self, render_mode=None, step=1, fails_at=None, error=RuntimeError):
+    def __init__(self, render_mode=None, step=1, fails_at=None, error=RuntimeError, reward=None):
         self.render_mode, self.by, self.fails_at, self.error, self.steps = render_mode, step, fails_at, error, 0
+        self.reward = reward
+        if fails_at == 0:
+            raise error("no\ndisplay")
 
     def reset(self, *, seed=None, options=None):
         super().reset(seed=seed)
@@ -32,7 +35,7 @@ class Count(gymnasium.Env):
         if self.steps == self.fails_at:
             raise self.error("worn out")
         self.value += self.by * int(action)
-        return self._picture(), self.value / 2, self.value >= 40, False, {}
+        return self._picture(), self.value / 2 if self.reward is None else self.reward, self.value >= 40, False, {}
 
     def render(self):
         return np.full((4, 16, 3), self.value, np.uint8)
@@ -59,12 +62,42 @@ class Composite(gymnasium.Env):
         return np.full((8, 8), total, np.uint8), float(action["arm"][0].sum()), False, False, {}
 
 
+class Twice(Composite):
+    """Two parts of its actions would have the same name."""
+
+    action_space = spaces.Dict(arm=spaces.Dict(x=spaces.Discrete(2), y=spaces.Discrete(2)), arm_x=spaces.Discrete(4))
+
+
+class Wide(Count):
+    """Its actions do not fit into a float32."""
+
+    action_space = spaces.Box(np.array([1e300]), np.array([1e300]), dtype=np.float64)
+
+
+class Growing(Count):
+    """Its pictures change their size."""
+
+    def _picture(self):
+        return np.zeros((8, 8 + self.steps, 3), np.uint8)
+
+
+class Absent(Count):
+    """Cannot be reached."""
+
+    def __init__(self, **_):
+        raise OSError("no server")
+
+
+KNOWN = {"Composite-v0": Composite, "Twice-v0": Twice, "Wide-v0": Wide, "Growing-v0": Growing, "Absent-v0": Absent}
+
+
 @pytest.fixture(autouse=True, scope="module")
 def known():
     gymnasium.register("Count-v0", Count, max_episode_steps=30)
-    gymnasium.register("Composite-v0", Composite)
+    for name, env in KNOWN.items():
+        gymnasium.register(name, env)
     yield
-    for name in ("Count-v0", "Composite-v0"):
+    for name in ("Count-v0", *KNOWN):
         del gymnasium.registry[name]
 
 
@@ -152,8 +185,13 @@ def policies(tmp_path, monkeypatch):
         "class Alternating:\n    def __init__(self):\n        self.last = 1\n\n"
         "    def __call__(self, observation, rng):\n        self.last = 4 - self.last\n        return self.last\n\n"
         "def wrong(observation, rng):\n    return 9\n\n"
-        "def broken(observation, rng):\n    return observation['key']\n"
+        "def broken(observation, rng):\n    return observation['key']\n\n"
+        "def silent(observation, rng):\n    pass\n\n"
+        "def partly(observation, rng):\n    return {'turn': None, 'keys': [0] * 4}\n"
     )
+    (tmp_path / "no_name.py").write_text("import numpy\nnothing\n")
+    (tmp_path / "no_syntax.py").write_text("def f(:\n")
+    (tmp_path / "no_import.py").write_text("import no_such_library\n")
     monkeypatch.syspath_prepend(tmp_path)
 
 
@@ -180,6 +218,28 @@ def test_policies_of_ones_own_with_and_without_memory(run, tmp_path):
         (["Count-v0", "--policy=my_policies:wrong"], "step 1: ValueError: 9 is none of the whole numbers 1 … 3"),
         (["Count-v0", "--policy=my_policies:broken"], r"step 1: IndexError.*my_policies.py, line 16\)"),
         (["Count-v0", "--policy=my_policies:brken"], "no function 'brken'. Did you mean 'broken'"),
+        (["Count-v0", "--policy=my_policies:silent"], "step 1: ValueError: None is none of the whole numbers 1 … 3"),
+        (
+            ["Composite-v0", "--policy=my_policies:partly"],
+            "step 1: ValueError: None is none of the whole numbers 0 … 2",
+        ),
+        (["Count-v0", "--policy=no_name:f"], "no_name cannot be imported: NameError: .*nothing.*no_name.py, line 2"),
+        (["Count-v0", "--policy=no_syntax:f"], "no_syntax cannot be imported: SyntaxError: .*no_syntax.py, line 1"),
+        (["Count-v0", "--policy=no_import:f"], "cannot be imported: ModuleNotFoundError: .*'no_such_library'"),
+        (["Count-v0", "--env.fails_at=0"], r"'Count-v0' cannot be made: RuntimeError: no display \(.*record_test.py"),
+        (["Absent-v0"], "'Absent-v0' cannot be made: OSError: no server"),
+        (
+            ["Count-v0", "--env.reward=1e300"],
+            r"Count-v0, episode 0, step 1: ValueError: the reward is 1e\+300; a finite",
+        ),
+        (["Count-v0", "--env.reward='much'"], "step 1: ValueError: the reward is 'much'; a finite float32 number"),
+        (
+            ["Wide-v0"],
+            r"Wide-v0, episode 0, step 1: ValueError: array\(\[1.e\+300\]\) is no array of \[1\] finite float32",
+        ),
+        (["Growing-v0", "--size=0"], "Growing-v0, episode 0: frames change their size. Give --size=64"),
+        (["Twice-v0"], r"The parts \['arm'\]\['x'\] and \['arm_x'\] of the action space would both be called 'arm_x'"),
+        (["Count-v0", "--min_frames=-3"], "--min_frames=-3: expected 2 or more"),
         (["Count-v0", "--policy=no_such:f"], "Start the command in the folder of no_such.py"),
         (["Count-v0", "--policy=clever"], "expected random, or MODULE:NAME"),
         (["Count-v0", "--episodes=0"], "--episodes=0: expected 1 or more"),

@@ -1,4 +1,8 @@
-"""Every code block of README and docs works: Python files as they stand, commands one after the other."""
+"""Every code block of the READMEs and docs works: Python files as they stand, commands one after the other.
+
+What takes minutes is run with the preset `smoke`. Nothing is installed: of such lines it is checked that what they name
+is there, and the example, whose README begins with one, runs from copies of all that it would install.
+"""
 
 import os
 import re
@@ -12,7 +16,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+EXAMPLE = ROOT / "examples" / "rssm"
+PAGES = sorted([ROOT / "README.md", EXAMPLE / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 # Pages whose commands are for two machines, or take an hour: they are parsed, not run.
 ELSEWHERE = ("--distributed=", "--config.mesh_shape=")
@@ -28,22 +33,37 @@ def commands(text):
     return [line for line in (re.sub(r"\s+#.*", "", line).strip() for line in joined.splitlines()) if line]
 
 
-def start(words, folder, home, timeout=600):
+def project(folder):
+    return tomllib.loads((folder / "pyproject.toml").read_text())
+
+
+def install(site):
+    """Copies what `pip install . ./examples/rssm` would install, as the two `pyproject.toml` say."""
+    for pattern in project(ROOT)["tool"]["setuptools"]["packages"]["find"]["include"]:
+        for package in ROOT.glob(pattern):
+            shutil.copytree(package, site / package.name, ignore=shutil.ignore_patterns("__pycache__"))
+    for package in project(EXAMPLE)["tool"]["setuptools"]["packages"]:
+        (site / package.replace(".", "/")).mkdir()
+        for module in (EXAMPLE / package.replace(".", "/")).glob("*.py"):
+            shutil.copy(module, site / package.replace(".", "/"))
+
+
+def start(words, folder, home, packages, timeout=600):
     environment = {
         **os.environ, "TFDS_DATA_DIR": str(home / "data"), "JAX_PLATFORMS": "cpu", "HOME": str(home),
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "SDL_VIDEODRIVER": "dummy",
-        "PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)]),
+        "PYTHONPATH": os.pathsep.join(map(str, [folder, *packages])),
     }  # fmt: skip
     return subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=timeout)
 
 
-def run_python(words, folder, home):
+def run_python(words, folder, home, packages):
     """A command that begins with `python`; presets that take minutes are replaced by `smoke`."""
     words = [sys.executable, *words[1:]]
-    words = [re.sub(r"^(--config=configs/\w+\.py)(:\w+)?$", r"\1:smoke", word) for word in words]
+    words = [re.sub(r"^(--config=(?:\w+/)*configs/\w+\.py)(:\w+)?$", r"\1:smoke", word) for word in words]
     if any(word.startswith(ELSEWHERE) for word in words):
         words = [word for word in words if not word.startswith("--distributed")] + ["--mode=print_config"]
-    done = start(words, folder, home)
+    done = start(words, folder, home, packages)
     assert done.returncode == 0, f"{shlex.join(words)}\n{done.stdout}\n{done.stderr}"
 
 
@@ -53,11 +73,15 @@ def test_all_kinds_of_blocks_are_known():
     assert sum(len(blocks(page)) for page in PAGES) >= 10
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_the_blocks_of_a_page_work_in_their_order(page, tmp_path):
-    home, folder = tmp_path / "home", tmp_path / "work"
-    home.mkdir()
-    folder.mkdir()
+    home, folder, site = tmp_path / "home", tmp_path / "work", tmp_path / "site"
+    for made in (home, folder, site):
+        made.mkdir()
+    packages = [ROOT]
+    if page.parent == EXAMPLE:
+        install(site)
+        packages = [site]
     for kind, text in blocks(page):
         if kind == "python":
             first = text.splitlines()[0]
@@ -69,24 +93,33 @@ def test_the_blocks_of_a_page_work_in_their_order(page, tmp_path):
         elif kind == "console":
             for line in commands(text):
                 for part in re.split(r"\s*(?:&&|\|\|)\s*", line):
-                    check(shlex.split(part), folder, home)
+                    check(shlex.split(part), folder, home, packages)
 
 
-def check(words, folder, home):
+def check(words, folder, home, packages):
     """Runs a command, or, where it installs or takes an hour, what can be known of it at once."""
     if words[0] in ("python", ".venv/bin/python"):
-        run_python(words, folder, home)
+        run_python(words, folder, home, packages)
     elif words[0] == "make":
         assert subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, check=False).returncode == 0
     elif "install" in words:
-        extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
-        for word in words:
-            for extra in re.findall(r"\[(\w+)\]", word):
-                assert extra in extras, word
-        assert ("constraints.txt" in words) <= (ROOT / "constraints.txt").exists()
+        check_install(words[words.index("install") + 1 :])
     else:
         assert words[0] in ("python3", "uv", "touch", "cd", "pip"), words
         assert shutil.which(words[0]) or words[0] in ("uv", "cd")
+
+
+def check_install(words):
+    """What is to be installed is there: folders with these extras, and files of constraints."""
+    before = ["", *words]
+    for option, word in zip(before, words, strict=False):
+        if option in ("-c", "--constraint"):
+            assert (ROOT / word).is_file(), word
+        elif not word.startswith("-"):
+            place, _, extras = word.rstrip("]").partition("[")
+            found = project(ROOT / place if place.startswith(".") else ROOT)["project"]
+            assert place.startswith(".") or place == found["name"], word
+            assert not extras or extras in found["optional-dependencies"], word
 
 
 def test_a_task_of_ones_own_takes_less_than_60_lines():

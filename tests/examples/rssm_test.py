@@ -3,6 +3,7 @@
 import ast
 import functools
 import importlib
+import json
 import tomllib
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from trainer import ConfigError, DataError, Task, Upstream, cli, experiment
 from trainer.writers import read_jsonl
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rssm"
-REVERIE = {"trainer", "tasks", "models", "datasets", "configs"}
+CONFIGS = EXAMPLE / "reverie_rssm" / "configs"
 MODEL = {
     "deter": 16, "hidden": 24, "groups": 6, "classes": 4, "depth": 8, "patch": 2, "stages": 1,
     "actions": {"move": {"kind": "categorical", "size": 3}},
@@ -104,7 +105,7 @@ def other_action(actions):
 
 
 def python_files():
-    return sorted([*EXAMPLE.glob("reverie_rssm/*.py"), *EXAMPLE.glob("configs/*.py")])
+    return sorted(EXAMPLE.glob("reverie_rssm/**/*.py"))
 
 
 def is_private(name):
@@ -388,6 +389,9 @@ def test_the_policy_learns_what_is_rewarded():
 def test_what_cannot_work_is_refused():
     with pytest.raises(ValueError, match="the terms are image"):
         RssmTask(model=MODEL, weights={"picture": 1})
+    for weight in (-1.0, float("nan")):
+        with pytest.raises(ValueError, match=r"weights\.image must be a number, 0 or more, got (-1\.0|nan)"):
+            RssmTask(model=MODEL, weights={"image": weight})
     with pytest.raises(ConfigError, match="cannot be cut into squares of 8"):
         RssmTask(model=MODEL | {"stages": 2}).setup({}, shapes(make_batch(frames=2)) | {"frames": frames_of(12)})
     with pytest.raises(ConfigError, match="unexpected keyword argument 'depht'"):
@@ -412,7 +416,7 @@ def frames_of(size):
 def test_both_phases_train_and_are_evaluated_again(tmp_path, monkeypatch, capsys, compiled_programs):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tensorflow_datasets.core.constants.DATA_DIR", str(tmp_path / "data"))
-    code = cli.main([f"--config={EXAMPLE / 'configs' / 'rssm_behavior.py'}:smoke", compiled_programs])
+    code = cli.main([f"--config={CONFIGS / 'rssm_behavior.py'}:smoke", compiled_programs])
     assert code == 0, capsys.readouterr().err
     wanted = {
         "rssm-smoke": {
@@ -431,6 +435,8 @@ def test_both_phases_train_and_are_evaluated_again(tmp_path, monkeypatch, capsys
         *_, last = read_jsonl(tmp_path / "logs" / name / "metrics.jsonl")
         last = {key: value for key, value in last.items() if key not in ("step", "time")}
         assert figures <= set(last)
+        judged = json.loads((tmp_path / "logs" / name / "report.json").read_text())["comparisons"]
+        assert {row["metric"] for row in judged} <= set(last)  # nothing that this model cannot have
         assert (tmp_path / "logs" / name / "report.html").is_file()
         arguments = [f"--config=logs/{name}/config.json", "--mode=eval", compiled_programs]
         assert cli.main(arguments) == 0, capsys.readouterr().err

@@ -21,7 +21,7 @@ def test_an_environment_by_its_name_and_by_where_it_is():
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
-        ({"target": "bouncing_sqare"}, "no plugin 'bouncing_sqare' in trainer.environments. Did you mean 'bouncing_square'.*module:func"),
+        ({"target": "bouncing_sqare"}, "no plugin 'bouncing_sqare' .*Did you mean 'bouncing_square'.*module:func"),
         ({"target": "hand_made:Countin"}, "Countin"),
         ({"target": "no_such_module:make"}, "no_such_module"),
         ({"target": "bouncing_square", "variant": "clea"}, r"task.environment \(bouncing_square\).*'clea'.*clean"),

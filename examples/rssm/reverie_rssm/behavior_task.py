@@ -66,7 +66,7 @@ class RssmBehaviorTask(Task):
         if world is None or not isinstance(world.task, RssmTask):
             raise ConfigError(
                 "RssmBehaviorTask needs a trained RSSM: set config.upstream.world to "
-                '{"run": "logs/rssm-cpu", "config": "PATH/rssm.py:cpu"}.'
+                '{"run": "logs/rssm-cpu", "config": "reverie_rssm/configs/rssm.py:cpu"}.'
             )
         self.world, self._world_params = world.task, world.params
         frames, image = example["frames"].shape[1], tuple(example["frames"].shape[-3:])

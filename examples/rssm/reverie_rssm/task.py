@@ -1,5 +1,6 @@
 """Phase 1: the world model (Dreamer 3, arXiv:2301.04104, "World model learning")."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,12 @@ from reverie_rssm.world_model import WorldModel, WorldModelConfig
 from tasks.rollout import Rollout, shuffled_after
 from trainer import ConfigError, DataError, Evaluator, LossOutput, Task, Upstream
 from trainer.task import Batch
+
+
+class Dreams(Rollout):
+    """Figures of open-loop dreams; this model dreams in one way, so none of them is the finest."""
+
+    comparisons = tuple(row for row in Rollout.comparisons if row.metric != "rollout/psnr_finest")
 
 
 class RssmTask(Task):
@@ -42,11 +49,15 @@ class RssmTask(Task):
         unknown = set(weights or {}) - set(self.WEIGHTS)
         if unknown:
             raise ValueError(f"weights has {sorted(unknown)}; the terms are {', '.join(self.WEIGHTS)}")
+        self.weights = {**self.WEIGHTS, **(weights or {})}
+        for name, weight in self.weights.items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"weights.{name} must be a number, 0 or more, got {weight}")
         if free < 0:
             raise ValueError(f"free must be 0 or more, got {free}")
-        self.free, self.weights = free, {**self.WEIGHTS, **(weights or {})}
+        self.free = free
         self._model_fields, self._heads_fields = dict(model), dict(heads or {})
-        self._rollout = Rollout(self, **(rollout or {}))
+        self._rollout = Dreams(self, **(rollout or {}))
 
     def setup(self, upstream: Mapping[str, Upstream], example: Batch) -> None:
         """Sizes the model for the data, and checks that the data has what is to be learned."""
