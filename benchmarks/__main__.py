@@ -1,5 +1,10 @@
 """The command line: `python -m benchmarks [--only=NAME] [--preset=PRESET] [--batch=N] [--json=FILE]`."""
 
+if __name__ == "__main__":
+    from trainer.huge_pages import restart_with_huge_pages
+
+    restart_with_huge_pages()  # as the trainer does, before anything else is imported
+
 import argparse
 import json
 import sys

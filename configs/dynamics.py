@@ -43,10 +43,13 @@ def _task(preset: str) -> dict[str, Any]:
         model["registers"] = 2
     return {
         "model": model | {"actions": actions, "transformer": sizes},
-        "objective": {"bootstrap_share": 0.25, "clean_share": 0.25, "ramp": 0.9},
+        "objective": {
+            "bootstrap_share": 0.25, "bootstrap_frames": preset == "paper", "clean_share": 0.25, "ramp": 0.9,
+        },
+        "cache_latents": False,
         "sampler": {"steps": 4, "context_signal": placeholder(int)},
         "rollout": {"context": 32, "clips": 16 if preset == "smoke" else 64, "shown": 4},
-    }
+    }  # fmt: skip
 
 
 def _data(preset: str) -> dict[str, Any]:

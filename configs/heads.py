@@ -39,8 +39,10 @@ def _task(preset: str) -> dict[str, Any]:
         "dynamics_share": 0.5 if preset == "cpu" else 1.0,
         "weights": {"dynamics": 1.0, "policy": 1.0, "reward": 1.0, "continue": 1.0},
         "objective": {
-            "bootstrap_share": placeholder(float), "clean_share": placeholder(float), "ramp": placeholder(float),
+            "bootstrap_share": placeholder(float), "bootstrap_frames": placeholder(bool),
+            "clean_share": placeholder(float), "ramp": placeholder(float),
         },
+        "cache_latents": False,
         "sampler": {"steps": placeholder(int), "context_signal": placeholder(int)},
         "rollout": {"context": 32, "clips": 16 if preset == "smoke" else 64, "shown": 4},
         "evaluation": evaluation,

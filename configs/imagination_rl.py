@@ -41,6 +41,7 @@ def _task(preset: str) -> dict[str, Any]:
     return task | {
         "value": value,
         "sampler": {"steps": 1 if preset == "cpu" else placeholder(int), "context_signal": placeholder(int)},
+        "cache_latents": False,
         "task_id": placeholder(int),
         "environment": environment(),
         "evaluation": evaluation,

@@ -4,7 +4,7 @@ import functools
 import sys
 import threading
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import jax
 import numpy as np
@@ -18,6 +18,30 @@ from datasets.features import PER_EPISODE, Names, Selection
 Episode = dict[str, Any]  # Arrays [T, …] by batch name, or dicts of such arrays.
 Alignment = Literal["before", "after"]
 _JAX_TYPES = {np.dtype(np.int64): np.int32, np.dtype(np.float64): np.float32}
+
+
+class EpisodeSource(Protocol):
+    """What batches are made of: episodes by number, with an entry per frame in every array.
+
+    Attributes:
+      label: the data set and its split, for messages.
+    """
+
+    label: str
+
+    def __len__(self) -> int:
+        """Episodes."""
+
+    def __getitem__(self, index: int, /) -> Episode:
+        """An episode, to cut clips from."""
+
+    def apart(self, index: int, /) -> Episode:
+        """An episode, to take single frames from that stand without their past."""
+
+
+def frames_of(episode: Episode) -> int:
+    """How many frames an episode has."""
+    return len(jax.tree.leaves(episode)[0])
 
 
 class Episodes:
@@ -89,6 +113,10 @@ class Episodes:
                     self._cache[index] = episode
                     self.cached_bytes += size
         return episode
+
+    def apart(self, index: int) -> Episode:
+        """The same: pictures know nothing of their past."""
+        return self[index]
 
     def contents(self) -> dict[str, Any]:
         """What is read, as JSON-able data: the features in use, and a checksum of the record files; see `checksum`."""

@@ -19,7 +19,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 
 from datasets import builders
-from datasets.episodes import Alignment, Episodes
+from datasets.episodes import Alignment, Episodes, EpisodeSource, frames_of
 from datasets.errors import DataError
 from datasets.features import PER_EPISODE, Names
 from datasets.schedule import Schedule
@@ -107,7 +107,7 @@ class TfdsData:
         Raises:
           DataError: there is no such data set, config, split or feature, or its folder cannot be written.
         """
-        _ = self._episodes
+        _ = self.episodes
 
     def iterator(self, *, seed: int, process_index: int = 0, process_count: int = 1) -> grain.DatasetIterator:
         """Iterates over this process's rows of the batches, made ahead in background threads.
@@ -119,14 +119,20 @@ class TfdsData:
           DataError: the split has fewer episodes than asked for, or the rows cannot be dealt out to the processes
             evenly; or, from the iterator, an episode does not fit.
         """
+        return self.iterate(self.episodes, seed, process_index, process_count)
+
+    def iterate(
+        self, episodes: EpisodeSource, seed: int, process_index: int = 0, process_count: int = 1
+    ) -> grain.DatasetIterator:
+        """The batches of `iterator`, made of `episodes` in place of `self.episodes`: as many, of the same lengths."""
         schedule = self._schedule(seed, process_index, process_count)
-        if len(self._episodes) == 0 or len(schedule) == 0:
+        if len(episodes) == 0 or len(schedule) == 0:
             raise DataError(
-                f"{self._episodes.label} has {len(self._episodes)} episodes: too few for one batch of "
+                f"{episodes.label} has {len(episodes)} episodes: too few for one batch of "
                 f"{self.batch_size} rows in {self.num_epochs} epoch(s). Lower the batch_size of this data "
                 "(--config.data.batch_size, --config.eval_data.batch_size)."
             )
-        batches = _Batches(self._episodes, schedule, self._labelled)
+        batches = _Batches(episodes, schedule, self._labelled)
         options = grain.ReadOptions(
             num_threads=self.read_threads, prefetch_buffer_size=max(self.read_ahead, self.read_threads)
         )
@@ -144,8 +150,8 @@ class TfdsData:
         }
         return {
             "name": self._builder.info.full_name,
-            "num_episodes": len(self._episodes),
-            **self._episodes.contents(),
+            "num_episodes": len(self.episodes),
+            **self.episodes.contents(),
             "keys": {key: names if isinstance(names, str) else dict(names) for key, names in self.keys.items()},
             **settings,
         }
@@ -160,7 +166,8 @@ class TfdsData:
         return builders.prepare(self.name, self.data_dir)
 
     @functools.cached_property
-    def _episodes(self) -> Episodes:
+    def episodes(self) -> Episodes:
+        """The episodes of the split, decoded where they are asked for."""
         # Kept, so that all iterators share one cache.
         cache_bytes = self.cache_bytes if self.cache else 0
         min_length = max(self.length, self.short_length or 1) if self.skip_short else 1
@@ -172,14 +179,14 @@ class TfdsData:
     @functools.cached_property
     def _labelled(self) -> np.ndarray:
         """Whether an episode's actions are shown, bool [episodes]."""
-        count = len(self._episodes)
+        count = len(self.episodes)
         rank = np.random.default_rng(0).permutation(count)
         return rank >= round(self.unlabelled_share * count)
 
     def _schedule(self, seed: int, process_index: int, process_count: int) -> Schedule:
         short_length = self.short_length or self.length
         return Schedule(
-            num_episodes=len(self._episodes),
+            num_episodes=len(self.episodes),
             batch_size=self.batch_size,
             length=self.length,
             short_length=short_length,
@@ -199,7 +206,7 @@ class TfdsData:
 class _Batches:
     """The batches by number: what Grain reads ahead from."""
 
-    episodes: Episodes
+    episodes: EpisodeSource
     schedule: Schedule
     labelled: np.ndarray
 
@@ -228,11 +235,11 @@ class _Batches:
         return {**batch, "independent": plan.independent, "labelled": labelled}
 
 
-def _clip(episodes: Episodes, numbers: np.ndarray, places: np.ndarray) -> Batch:
+def _clip(episodes: EpisodeSource, numbers: np.ndarray, places: np.ndarray) -> Batch:
     """One row: consecutive frames of the episode `numbers[0]`."""
     length, number = len(numbers), int(numbers[0])
     episode = episodes[number]
-    available = len(episode["frames"])
+    available = frames_of(episode)
     if available < length:
         raise DataError(
             f"Episode {number} of {episodes.label} has {available} frames, and clips of {length} are wanted. "
@@ -243,12 +250,12 @@ def _clip(episodes: Episodes, numbers: np.ndarray, places: np.ndarray) -> Batch:
     return _slice(episode, slice(start, start + length))
 
 
-def _single_frames(episodes: Episodes, numbers: np.ndarray, places: np.ndarray) -> Batch:
+def _single_frames(episodes: EpisodeSource, numbers: np.ndarray, places: np.ndarray) -> Batch:
     """One row: a frame each of the episodes `numbers`."""
     frames = []
     for number, place in zip(numbers, places, strict=True):
-        episode = episodes[int(number)]
-        index = int(place * len(episode["frames"]))
+        episode = episodes.apart(int(number))
+        index = int(place * frames_of(episode))
         frames.append(_slice(episode, slice(index, index + 1)))
     return _join(episodes.label, np.concatenate, frames)
 
@@ -257,10 +264,9 @@ def _join(label: str, join: Callable[[Sequence[np.ndarray]], np.ndarray], parts:
     try:
         return jax.tree.map(lambda *leaves: join(leaves), *parts)
     except ValueError as error:
-        shapes = sorted({part["frames"].shape[1:] for part in parts})
-        raise DataError(
-            f"The episodes of {label} do not fit into one batch: {error}. Frames in it are of shape {shapes}."
-        ) from error
+        shapes = sorted({part["frames"].shape[1:] for part in parts if "frames" in part})
+        shown = f" Frames in it are of shape {shapes}." if shapes else ""
+        raise DataError(f"The episodes of {label} do not fit into one batch: {error}.{shown}") from error
 
 
 def _slice(episode: Batch, part: slice) -> Batch:

@@ -24,12 +24,15 @@ class ShortcutConfig:
     Attributes:
       max_steps: K_max, a power of two.
       bootstrap_share: share of a batch's rows whose frames take larger steps than the finest, by self-distillation.
+      bootstrap_frames: take that share of all frames instead of rows. Every row then goes through the two passes more
+        that a target needs; for meshes with few rows per device, where all devices wait for those that do. [ours]
       clean_share: probability that a frame is given clean (τ = 1), as the past is in sampling. [ours]
       ramp: weight of a frame is `ramp` τ + 1 - `ramp` (Dreamer 4: 0.9).
     """
 
     max_steps: int = 8
     bootstrap_share: float = 0.25
+    bootstrap_frames: bool = False
     clean_share: float = 0.25
     ramp: float = 0.9
 
@@ -61,11 +64,11 @@ class ShortcutLoss(NamedTuple):
 
 
 def sample_levels(
-    rng: jax.Array, shape: tuple[int, int], config: ShortcutConfig, bootstrap: Bool[Array, "B 1"]
+    rng: jax.Array, shape: tuple[int, int], config: ShortcutConfig, bootstrap: Bool[Array, "B #T"]
 ) -> Levels:
     """Draws d, then τ uniformly from {0, d, …, 1 - d}; frames drawn clean have τ = 1 and the finest d.
 
-    Frames of `bootstrap` rows take d ∈ {1, 1/2, …, 2 / max_steps}, the others d = 1 / max_steps.
+    `bootstrap` frames (or all frames of such rows) take d ∈ {1, 1/2, …, 2 / max_steps}, the others d = 1 / max_steps.
     """
     step_rng, level_rng, clean_rng = jax.random.split(rng, 3)
     finest = config.max_steps.bit_length() - 1
@@ -79,9 +82,11 @@ def sample_levels(
 
 
 def bootstrap_rows(batch: int, config: ShortcutConfig) -> int:
-    """Bootstrap rows of a batch: the share, rounded, but of two rows or more at least one of each kind."""
+    """Rows of a batch that hold bootstrap frames: the share, rounded, but of two or more at least one of each kind."""
     if config.max_steps == 1:
         return 0
+    if config.bootstrap_frames:
+        return batch if config.bootstrap_share else 0
     rows = round(config.bootstrap_share * batch)
     return min(max(rows, 1), batch - 1) if 0 < config.bootstrap_share < 1 else rows
 
@@ -102,20 +107,20 @@ def euler(noisy: Array, predicted: Array, level: Array, step: Array) -> Array:
 def bootstrap_target(predict: Predict, noisy: Array, levels: Levels, config: ShortcutConfig, rows: slice) -> Array:
     """Where two half steps lead, as a clean-latent target: z̃ + (1-τ) sg(b' + b'')/2.
 
-    With x-prediction the paper's (1-τ)² ‖(ẑ1 - z̃)/(1-τ) - sg(b'+b'')/2‖² equals ‖ẑ1 - target‖². Frames that are clean
-    keep τ = 1, so their target is z̃ itself.
+    With x-prediction the paper's (1-τ)² ‖(ẑ1 - z̃)/(1-τ) - sg(b'+b'')/2‖² equals ‖ẑ1 - target‖². Frames of the finest
+    step size, clean ones among them, stay as they are, so their target is z̃ itself.
     """
-    clean = levels.signal == config.max_steps
     finest = config.max_steps.bit_length() - 1
+    still = levels.halvings == finest
     level = levels.signal / config.max_steps
     half = 0.5 ** (levels.halvings + 1.0)
-    halvings = jnp.where(clean, finest, levels.halvings + 1)
-    middle = levels.signal + jnp.where(clean, 0, config.max_steps // (2 * 2**levels.halvings))
+    halvings = jnp.where(still, finest, levels.halvings + 1)
+    middle = levels.signal + jnp.where(still, 0, config.max_steps // (2 * 2**levels.halvings))
 
     def velocity(z: Array, signal: Array) -> Array:
-        remaining = jnp.where(clean, 1.0, 1 - signal / config.max_steps)[..., None, None]
+        remaining = jnp.where(still, 1.0, 1 - signal / config.max_steps)[..., None, None]
         b = (predict(z, signal, halvings, rows) - z) / remaining
-        return jnp.where(clean[..., None, None], 0.0, b)
+        return jnp.where(still[..., None, None], 0.0, b)
 
     first = velocity(noisy, levels.signal)
     second = velocity(noisy + first * half[..., None, None], middle)
@@ -125,11 +130,11 @@ def bootstrap_target(predict: Predict, noisy: Array, levels: Levels, config: Sho
 def shortcut_loss(
     predict: Predict, clean: Float[Array, "B T M Y"], rng: jax.Array, config: ShortcutConfig
 ) -> ShortcutLoss:
-    """The shortcut-forcing loss; the first rows of the batch are its bootstrap rows.
+    """The shortcut-forcing loss; the first rows of the batch are its bootstrap rows, or any frames.
 
     Args:
       predict: the network.
-      clean: packed, scaled latents z1; rows in random order.
+      clean: packed, scaled latents z1; rows in random order, unless `bootstrap_frames`.
       rng: a key.
       config: settings.
 
@@ -140,6 +145,8 @@ def shortcut_loss(
     level_rng, noise_rng = jax.random.split(rng)
     count = bootstrap_rows(batch, config)
     is_bootstrap = (jnp.arange(batch) < count)[:, None]
+    if config.bootstrap_frames and count:
+        is_bootstrap = jax.random.bernoulli(jax.random.fold_in(rng, 2), config.bootstrap_share, (batch, frames))
     levels = sample_levels(level_rng, (batch, frames), config, is_bootstrap)
     level = levels.signal / config.max_steps
     noisy = corrupt(clean, jax.random.normal(noise_rng, clean.shape), level)
@@ -149,7 +156,9 @@ def shortcut_loss(
         distilled = bootstrap_target(
             predict, noisy[rows], Levels(levels.signal[rows], levels.halvings[rows]), config, rows
         )
-        target = jnp.concatenate([distilled, clean[count:]])
+        target = jnp.concatenate(
+            [jnp.where(is_bootstrap[rows, ..., None, None], distilled, clean[rows]), clean[count:]]
+        )
     predicted = predict(noisy, levels.signal, levels.halvings, slice(0, batch))
     error = jnp.mean(jnp.square(predicted - target), axis=(-2, -1))
     weight = jnp.where(levels.signal == config.max_steps, 0.0, config.ramp * level + 1 - config.ramp)

@@ -1,6 +1,7 @@
 """Phase 2: the interactive dynamics, trained by shortcut forcing (Dreamer 4, arXiv:2509.24527, §3.2)."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from datasets.pipeline import TfdsData
 from models import functional
 from models.actions import as_components
 from models.dynamics import Dynamics, DynamicsConfig, pack, unpack
 from models.generation import Sampler, generate
 from models.shortcut import ShortcutConfig, ShortcutLoss, bootstrap_rows, shortcut_loss
 from models.tokenizer import to_float
+from tasks.latents import LatentData, rows_and_frames
 from tasks.rollout import Rollout, shuffled_after
 from tasks.tokenizer import TokenizerTask
+from trainer.data import DataSource
 from trainer.errors import ConfigError, DataError
 from trainer.task import Batch, Evaluator, LossOutput, Task, Upstream
 
@@ -29,12 +33,15 @@ class DynamicsTask(Task):
       objective: fields of `models.shortcut.ShortcutConfig` (`max_steps` is the model's).
       sampler: fields of `models.generation.Sampler` for the quick rollouts (`steps` = K).
       rollout: settings of the evaluator `tasks.rollout.Rollout`.
+      cache_latents: encode the training data once, before the first step, and keep the latents in the tokenizer's run
+        folder (`tasks.latents.LatentData`); false to encode every batch.
     """
 
     def __init__(
         self, *, model: Mapping[str, Any], objective: Mapping[str, Any] | None = None,
-        sampler: Mapping[str, Any] | None = None, rollout: Mapping[str, Any] | None = None,
+        sampler: Mapping[str, Any] | None = None, rollout: Mapping[str, Any] | None = None, cache_latents: bool = False,
     ):  # fmt: skip
+        self.cache_latents = cache_latents
         self._model_fields = dict(model)
         self._objective_fields = dict(objective or {})
         self._sampler_fields = dict(sampler or {})
@@ -53,6 +60,7 @@ class DynamicsTask(Task):
             config = DynamicsConfig.from_dict({**self._model_fields, **sizes})
         except (TypeError, ValueError) as e:
             raise ConfigError(f"task: {e}") from e
+        self.tokenizer_run = tokenizer.run
         self._adopt(tokenizer.task, tokenizer.params, config, example, tokenizer.run)
 
     def _adopt(
@@ -100,6 +108,18 @@ class DynamicsTask(Task):
                     f"(task.model.actions.{name}.size), or name data of this one."
                 )
 
+    def prepare_data(self, data: DataSource) -> DataSource:
+        """The data with the tokenizer's latents in place of frames, where these are to be kept."""
+        return self.with_latents(data) if self.cache_latents else data
+
+    def with_latents(self, data: DataSource) -> DataSource:
+        """`LatentData` of a TFDS data set, encoded where it is not yet; other data as it is."""
+        if not isinstance(data, TfdsData):
+            return data
+        latents = LatentData(data, self.tokenizer.model, self._tokenizer_params, self.tokenizer_run / "latents")
+        latents.prepare()
+        return latents
+
     def _check_sampler(self) -> None:
         """Raises ValueError now for what would otherwise show at the first rollout, after hours of training."""
         finest, steps, signal = self.config.max_steps, self.sampler.steps, self.sampler.context_signal
@@ -131,9 +151,11 @@ class DynamicsTask(Task):
         return {"tokenizer": self._tokenizer_params}
 
     def encode(self, tokenizer_params: functional.Params, batch: Batch) -> jax.Array:
-        """Packed, scaled latents [B, T, M, Y] of a batch's frames."""
-        model = self.tokenizer.model(tokenizer_params)
-        latents, _ = model.encode(to_float(batch["frames"]), independent=batch.get("independent"))
+        """Packed, scaled latents [B, T, M, Y] of a batch's frames, which may have been encoded already."""
+        latents = batch.get("latents")
+        if latents is None:
+            model = self.tokenizer.model(tokenizer_params)
+            latents, _ = model.encode(to_float(batch["frames"]), independent=batch.get("independent"))
         return pack(latents, self.config.packing) * self.config.latent_scale
 
     def decode(self, tokenizer_params: functional.Params, spatial: jax.Array) -> jax.Array:
@@ -143,7 +165,7 @@ class DynamicsTask(Task):
 
     def labelled_frames(self, batch: Batch) -> jax.Array:
         """Frames [B, T] whose action is known and led from the frame before: no reset, no unrelated frame."""
-        known = jnp.ones(batch["frames"].shape[:2], bool)
+        known = jnp.ones(rows_and_frames(batch), bool)
         if "is_first" in batch:
             known = known & ~batch["is_first"]
         if "labelled" in batch:
@@ -167,10 +189,12 @@ class DynamicsTask(Task):
     ) -> ShortcutLoss:
         """The dynamics loss of `rows` rows, chosen at random, of latents [B, T, M, Y]; of all where None."""
         order_rng, rng = jax.random.split(rng)
-        order = jax.random.permutation(order_rng, len(clean))[:rows]  # the first rows are the bootstrap rows
         condition = (batch["actions"] if self.config.actions else {}, self.labelled_frames(batch))
-        independent = batch.get("independent", jnp.zeros(len(clean), bool))
-        clean, (actions, labelled), independent = jax.tree.map(lambda x: x[order], (clean, condition, independent))
+        parts = (clean, condition, batch.get("independent", jnp.zeros(len(clean), bool)))
+        if rows is not None or not self.objective.bootstrap_frames:  # else each row stays on the device that has it
+            order = jax.random.permutation(order_rng, len(clean))[:rows]  # the first rows are the bootstrap rows
+            parts = jax.tree.map(lambda x: x[order], parts)
+        clean, (actions, labelled), independent = parts
         model = self.model(params)
 
         def predict(noisy: jax.Array, signal: jax.Array, halvings: jax.Array, rows: slice) -> jax.Array:
@@ -202,4 +226,4 @@ class DynamicsTask(Task):
 
     def frames_per_batch(self, batch: Batch) -> int:
         """B × T."""
-        return batch["frames"].shape[0] * batch["frames"].shape[1]
+        return math.prod(rows_and_frames(batch))

@@ -20,6 +20,7 @@ from models.normalization import RunningRms, init_rms, normalize
 from tasks.dynamics import DynamicsTask
 from tasks.environments import check_environment, make_environment
 from tasks.heads_evaluation import HeadsEvaluation, require_features
+from tasks.latents import rows_and_frames
 from trainer.errors import ConfigError, DataError
 from trainer.task import Batch, Evaluator, LossOutput, Upstream
 
@@ -43,6 +44,7 @@ class HeadsTask(DynamicsTask):
       rollout: settings of the evaluator `tasks.rollout.Rollout`.
       evaluation: settings of the evaluator `tasks.heads_evaluation.HeadsEvaluation`.
       environment: where the data was recorded, `target` and arguments: what the figures are compared with.
+      cache_latents: see `tasks.dynamics.DynamicsTask`.
     """
 
     def __init__(
@@ -50,8 +52,9 @@ class HeadsTask(DynamicsTask):
         weights: Mapping[str, float] | None = None, objective: Mapping[str, Any] | None = None,
         sampler: Mapping[str, Any] | None = None, rollout: Mapping[str, Any] | None = None,
         evaluation: Mapping[str, Any] | None = None, environment: Mapping[str, Any] | None = None,
+        cache_latents: bool = False,
     ):  # fmt: skip
-        super().__init__(model={}, objective=objective, sampler=sampler, rollout=rollout)
+        super().__init__(model={}, objective=objective, sampler=sampler, rollout=rollout, cache_latents=cache_latents)
         self.tasks, self.task_id, self.dynamics_share = tasks, task_id, dynamics_share
         self._heads_fields, self._weights_given = dict(heads or {}), dict(weights or {})
         self._evaluation_fields, self._environment_fields = dict(evaluation or {}), dict(environment or {})
@@ -77,6 +80,7 @@ class HeadsTask(DynamicsTask):
             raise ConfigError(f"the dynamics of {dynamics.run} has no action space, so there is nothing to clone.")
         require_features(example, ("rewards", "actions"), "data")
         config: DynamicsConfig = dataclasses.replace(base.config, tasks=self.tasks)
+        self.tokenizer_run = base.tokenizer_run
         self._adopt(base.tokenizer, dynamics.frozen["tokenizer"], config, example, dynamics.run)
         self.has_continues = "continues" in example
         self.environment = make_environment(self._environment_fields)
@@ -161,7 +165,7 @@ class HeadsTask(DynamicsTask):
 
     def task_ids(self, batch: Batch) -> jax.Array:
         """Task ids [B]."""
-        rows = batch["frames"].shape[0]
+        rows, _ = rows_and_frames(batch)
         return jnp.asarray(batch["task"], jnp.int32) if "task" in batch else jnp.full(rows, self.task_id, jnp.int32)
 
     def features(self, params: functional.Params, spatial: jax.Array, batch: Batch, rng: jax.Array) -> jax.Array:

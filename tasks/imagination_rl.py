@@ -16,6 +16,8 @@ from models.returns import alive, lambda_returns
 from tasks.control import Control, WorldModelEyes, returns
 from tasks.environments import check_environment, make_environment
 from tasks.heads import HeadsTask
+from tasks.latents import rows_and_frames
+from trainer.data import DataSource
 from trainer.errors import ConfigError
 from trainer.state import TrainState
 from trainer.task import Batch, Evaluator, LossOutput, Metrics, Task, Upstream
@@ -45,6 +47,7 @@ class ImaginationRLTask(Task):
       task_id: the task to get better at; None for the upstream's.
       environment: where the policy is tried out, `target` and arguments.
       evaluation: settings of the evaluator `tasks.control.Control`.
+      cache_latents: see `tasks.dynamics.DynamicsTask`.
     """
 
     def __init__(
@@ -53,7 +56,9 @@ class ImaginationRLTask(Task):
         train_transformer: bool = False, value: Mapping[str, Any] | None = None,
         sampler: Mapping[str, Any] | None = None, task_id: int | None = None,
         environment: Mapping[str, Any] | None = None, evaluation: Mapping[str, Any] | None = None,
+        cache_latents: bool = False,
     ):  # fmt: skip
+        self.cache_latents = cache_latents
         for name, count in (("context", context), ("horizon", horizon)):
             if count < 1:
                 raise ValueError(f"{name} must be at least 1, got {count}")
@@ -114,6 +119,10 @@ class ImaginationRLTask(Task):
         """Raises DataError where actions lie outside of the action space."""
         self.heads.check_batch(batch)
 
+    def prepare_data(self, data: DataSource) -> DataSource:
+        """As phases 2 and 3 have it."""
+        return self.heads.with_latents(data) if self.cache_latents else data
+
     def frozen(self) -> Mapping[str, functional.Params]:
         """The tokenizer, and the world model with its heads: the cloned policy among them is the prior."""
         return {"tokenizer": self._upstream.frozen["tokenizer"], "heads": self._upstream.params}
@@ -173,7 +182,7 @@ class ImaginationRLTask(Task):
         self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, rng: jax.Array
     ) -> tuple[World, tuple[Any, Moment]]:
         """The imagination, and where the rollouts of a batch start in it."""
-        reader = self.reader(params, frozen, batch["frames"].shape[0])
+        reader = self.reader(params, frozen, rows_and_frames(batch)[0])
         world: Any = reader
         if self.train_transformer:
             world = AgentView(self.heads.world_model(frozen["heads"], reader.task), reader)
@@ -315,4 +324,4 @@ class ImaginationRLTask(Task):
 
     def frames_per_batch(self, batch: Batch) -> int:
         """Imagined frames."""
-        return batch["frames"].shape[0] * self.horizon
+        return rows_and_frames(batch)[0] * self.horizon

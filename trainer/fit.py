@@ -58,7 +58,7 @@ class Fit:
         self.checkpoints = Checkpoints(
             trainer.workdir, keep=trainer.keep_checkpoints, keep_every=trainer.keep_every, best=trainer.best
         )
-        restored = self.checkpoints.restore(self.program.state, fingerprint=trainer.data.fingerprint())
+        restored = self.checkpoints.restore(self.program.state, fingerprint=trainer.training_data.fingerprint())
         self.seconds_before = 0.0  # of training in earlier processes
         self.evaluated: list[str] = []  # evaluators that have run at this very step
         self.measured: dict[str, float] = {}  # what they gave
@@ -74,7 +74,7 @@ class Fit:
             clock=self.clock,
         )  # fmt: skip
         self.checkpoints.pinned = self.run.pinned
-        iterator = open_iterator(trainer.data, trainer.seed)
+        iterator = open_iterator(trainer.training_data, trainer.seed)
         if restored:
             self._restore(restored, iterator)
         # On one CPU a compiled step takes numpy arrays as they are; putting them there first would cost 15 × as much.
@@ -220,7 +220,7 @@ class Fit:
             "stopped": final_stop,
             "config": trainer.config,
             "provenance": trainer.provenance,
-            "fingerprint": trainer.data.fingerprint(),
+            "fingerprint": trainer.training_data.fingerprint(),
             "callbacks": self.callbacks.state(),
             "window": self.window.state(),
             "scalars": run.scalars,

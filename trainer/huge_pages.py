@@ -1,6 +1,7 @@
-"""Large pages for this process's memory: on CPUs, half of a step can go into handing out small ones.
+"""Memory that stays and comes in large pages: on CPUs, half of a step can go into handing out small ones.
 
 XLA asks for a step's temporary memory anew at every step, gigabytes in pieces of 4 KiB, each of which costs a fault.
+Large pages make the faults few; one arena that never gives memory back makes them end after the first steps.
 """
 
 import os
@@ -9,11 +10,14 @@ import sys
 from pathlib import Path
 
 _TUNABLE = "glibc.malloc.hugetlb"
+# Other arenas than the first, and everything that is mapped, would go back to the kernel when it is freed.
+_KEPT = {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
+TUNABLES = ":".join([f"{_TUNABLE}=1", *(f"glibc.malloc.{name}={value}" for name, value in _KEPT.items())])
 _KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def restart_with_huge_pages() -> None:
-    """Starts this program anew, in the same process, with `GLIBC_TUNABLES=glibc.malloc.hugetlb=1`.
+    """Starts this program anew, in the same process, with `TUNABLES` in `GLIBC_TUNABLES`.
 
     To be called first of all, from a program's main module. Does nothing where it would not help: on other systems,
     where the kernel gives out large pages anyway or never, and where the variable speaks of them already
@@ -22,7 +26,7 @@ def restart_with_huge_pages() -> None:
     tunables = os.environ.get("GLIBC_TUNABLES", "")
     if _TUNABLE in tunables or not _would_help():
         return
-    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (tunables, f"{_TUNABLE}=1")))
+    os.environ["GLIBC_TUNABLES"] = ":".join(filter(None, (TUNABLES, tunables)))  # the last word is the user's
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

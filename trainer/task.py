@@ -11,6 +11,7 @@ import jax
 import numpy as np
 import optax
 
+from trainer.data import DataSource
 from trainer.state import PyTree, TrainState
 from trainer.update import Update
 
@@ -146,6 +147,14 @@ class Task(abc.ABC):
         Raises:
           UserError: the task cannot learn from such data.
         """
+
+    def prepare_data(self, data: DataSource) -> DataSource:
+        """The training data as updates are to see it: `data`, or what is made of it once, such as upstream's latents.
+
+        Called when training is about to start, after all checks; in each of several processes, in the first one first,
+        which is the one that writes. Its fingerprint should tell what the data was made with.
+        """
+        return data
 
     @abc.abstractmethod
     def init_params(self, rng: jax.Array, batch: Batch) -> PyTree:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import jax
 import optax
 
-from trainer import program, sharding
+from trainer import hosts, program, sharding
 from trainer.callbacks import Callback
 from trainer.checkpoints import Best, Checkpoints
 from trainer.data import DataSource, batch_sizes
@@ -168,6 +168,16 @@ class Trainer:
         """The first training batch; `check` lets go of it."""
         self.data.prepare()
         return first_batch(self.data, self.seed)
+
+    @functools.cached_property
+    def training_data(self) -> DataSource:
+        """What updates see: `data`, as the task prepares it."""
+        data = self.data
+        for first in (True, False):
+            with hosts.together():
+                if hosts.is_first() == first:
+                    data = self.task.prepare_data(self.data)
+        return data
 
     @functools.cached_property
     def evaluations(self) -> Evaluations:

@@ -188,7 +188,7 @@ def test_a_full_cache_changes_nothing_but_the_time(source):
     half = source(cache_bytes=6 * one_episode, independent_share=0.3)
     for a, b in zip(take(half, 8), take(source(cache=False, independent_share=0.3), 8), strict=True):
         assert_same(a, b)
-    assert half._episodes.cached_bytes == 6 * one_episode
+    assert half.episodes.cached_bytes == 6 * one_episode
 
 
 def test_episodes_shorter_than_a_clip_can_be_left_out(source, capfd):

@@ -114,7 +114,7 @@ def run(tmp_path, capsys):
 def episodes(tmp_path, split="train", name="mine", **settings):
     """Whole episodes."""
     data = TfdsData(name=name, data_dir=str(tmp_path / "out"), split=split, batch_size=1, length=1, **settings)
-    return [data._episodes[i] for i in range(len(data._episodes))]
+    return [data.episodes[i] for i in range(len(data.episodes))]
 
 
 def test_every_action_and_reward_stands_with_the_frame_that_it_led_to(run, tmp_path):

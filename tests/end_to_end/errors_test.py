@@ -29,7 +29,10 @@ def refused(main, contents, folder, arguments, parts, lines=1):
 @pytest.mark.parametrize(
     ("arguments", "parts"),
     [
-        (["--config=configs/dynamics.py:smok"], ["no preset 'smok'", "Did you mean 'smoke'", "cpu, reference, smoke"]),
+        (
+            ["--config=configs/dynamics.py:smok"],
+            ["no preset 'smok'", "Did you mean 'smoke'", "cpu, paper, reference, smoke"],
+        ),
         (["--config=configs/dynamcs.py:smoke"], ["no config 'configs/dynamcs.py'", "'configs/dynamics.py'"]),
         ([DYNAMICS, "--config.stpes=3"], ["no field 'stpes'", "Did you mean 'steps'"]),
         ([DYNAMICS, "--config.task.model.packign=2"], ["'task.model.packign'", "Did you mean 'packing'"]),

@@ -28,9 +28,32 @@ def start(tunables):
 @pytest.mark.skipif(not huge_pages._would_help(), reason="this system does not give large pages to those who ask")
 def test_a_program_restarts_in_the_same_process_with_the_same_arguments():
     arguments = "['--a=b c', 'ö']"
-    assert start("") == f"glibc.malloc.hugetlb=1 {arguments}"
-    assert start("glibc.malloc.arena_max=2") == f"glibc.malloc.arena_max=2:glibc.malloc.hugetlb=1 {arguments}"
+    assert huge_pages.TUNABLES.startswith("glibc.malloc.hugetlb=1:")
+    assert start("") == f"{huge_pages.TUNABLES} {arguments}"
+    assert start("glibc.malloc.arena_max=2") == f"{huge_pages.TUNABLES}:glibc.malloc.arena_max=2 {arguments}"
     assert start("glibc.malloc.hugetlb=0") == f"glibc.malloc.hugetlb=0 {arguments}"  # switched off
+
+
+FAULTS = """
+import resource, sys
+import numpy as np
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.ones(2**26)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+faults()
+print(faults())
+"""
+
+
+@pytest.mark.skipif(not huge_pages._would_help(), reason="this system does not give large pages to those who ask")
+def test_memory_that_was_freed_is_had_again_without_a_fault():
+    def second(tunables):
+        environment = {**os.environ, "GLIBC_TUNABLES": tunables}
+        return int(subprocess.check_output([sys.executable, "-c", FAULTS], env=environment, text=True))
+
+    assert second("glibc.malloc.hugetlb=1") > 100  # half a gigabyte, 2 MiB at a time
+    assert second(huge_pages.TUNABLES) < 10
 
 
 @pytest.mark.parametrize(
