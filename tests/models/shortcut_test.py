@@ -105,12 +105,13 @@ def some_network(noisy, signal, halvings, rows):
     return jnp.sin(noisy * (1 + level)) + step * jnp.cos(3 * noisy) + level
 
 
-@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-def test_losses_are_those_of_the_paper(share):
+@pytest.mark.parametrize(("share", "by_frame"), [(0.0, False), (0.5, False), (1.0, False), (0.0, True), (0.5, True)])
+def test_losses_are_those_of_the_paper(share, by_frame):
     """Computed frame by frame in float64 from the velocity form of Dreamer 4, arXiv:2509.24527, §3.2."""
     clean = normal(5, 4, 16, 2, 3)
     spy = Spy(some_network)
-    terms = shortcut_loss(spy, clean, jax.random.key(5), ShortcutConfig(bootstrap_share=share))
+    config = ShortcutConfig(bootstrap_share=share, bootstrap_frames=by_frame)
+    terms = shortcut_loss(spy, clean, jax.random.key(5), config)
     inputs, signals, all_halvings, _ = spy.calls[-1]
 
     def f(z, tau, halvings):
@@ -132,11 +133,27 @@ def test_losses_are_those_of_the_paper(share):
             b2 = (f(z_half, tau + d / 2, halvings + 1) - z_half) / (1 - (tau + d / 2))
             velocity = (f(z, tau, halvings) - z) / (1 - tau)
             loss = ramp * (1 - tau) ** 2 * np.mean((velocity - (b1 + b2) / 2) ** 2)
-        (bootstrap if row < 4 * share else flow).append(loss)
+        (bootstrap if (halvings < 3 if by_frame else row < 4 * share) else flow).append(loss)
     np.testing.assert_allclose(terms.flow, np.sum(flow) / 64, rtol=1e-4)
     np.testing.assert_allclose(terms.bootstrap, np.sum(bootstrap) / 64, rtol=1e-4)
     assert (terms.flow > 0) == (share < 1)
     assert (terms.bootstrap > 0) == (share > 0)
+
+
+def test_bootstrap_frames_are_drawn_one_by_one_and_leave_the_others_as_they_are():
+    clean = normal(12, 64, 32, 2, 3)
+    spy = Spy(lambda noisy, *_: 0.5 * noisy)
+    config = ShortcutConfig(bootstrap_share=0.25, bootstrap_frames=True, clean_share=0.0)
+    shortcut_loss(spy, clean, jax.random.key(12), config)
+    (first, _, _, rows), (second, level, teacher, _), (noisy, student, halvings, everything) = spy.calls
+    assert rows == everything == slice(0, 64)
+    drawn = halvings < 3
+    assert abs(drawn.mean() - 0.25) < 0.03
+    assert 0 < drawn.mean(axis=1).min() < drawn.mean(axis=1).max() < 1  # in every row, and of none all
+    assert np.array_equal(first, noisy)
+    for change in (second - noisy, level - student, teacher - halvings):
+        moved = np.abs(change).reshape(64, 32, -1).max(axis=-1) > 0
+        assert np.array_equal(moved, drawn)
 
 
 def test_no_gradient_flows_through_the_teacher():

@@ -338,3 +338,23 @@ def test_rollouts_are_measured_at_their_own_interval():
     (evaluator,) = task.evaluators().values()
     assert isinstance(evaluator, Rollout)
     assert evaluator.every == 7
+
+
+@pytest.mark.parametrize(("by_frame", "rows", "sorts"), [(False, None, True), (True, None, False), (True, 2, True)])
+def test_rows_stay_where_they_are_when_bootstrap_frames_are_drawn(by_frame, rows, sorts):
+    # On a mesh, rows in another order have to be sent to other devices.
+    objective = {"bootstrap_share": 0.5, "bootstrap_frames": by_frame}
+    task = HandMadeDynamicsTask(walk_first, model=WALK, objective=objective, rollout={"context": PAST})
+    batch = jax.tree.map(jnp.asarray, walk_batch(rows=4, frames=6))
+    task.setup(flat_upstream(), shapes(batch))
+
+    def terms(clean, rng):
+        return task.shortcut_terms(walk_parameters(), clean, batch, rng, rows)
+
+    clean = task.encode(task.frozen()["tokenizer"], batch)
+    assert (" sort[" in str(jax.make_jaxpr(terms)(clean, jax.random.key(0)))) == sorts
+
+
+def walk_first(config, params, noisy, halvings, actions, labelled, independent, past):
+    """Depends on noise and action alone."""
+    return noisy + params["influence"] * MOVES[actions][..., None, None]
