@@ -145,6 +145,20 @@ class Block(nnx.Module):
         return x + self.mlp(self.mlp_norm(x)), new_k, v
 
 
+class _Constant:
+    """An array that is part of the architecture: nnx takes bare arrays in attributes for state."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+        self._key = (array.shape, array.dtype.str, array.tobytes())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Constant) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
+
+
 class SpaceTimeTransformer(nnx.Module):
     """Blocks over tokens [B, T, S, D], and a final norm.
 
@@ -159,9 +173,8 @@ class SpaceTimeTransformer(nnx.Module):
     ):
         self.config = config
         self.tokens = len(coordinates)
-        # Tuples, because nnx takes arrays in attributes for state; both are constants of the architecture.
-        self._coordinates = tuple(map(tuple, np.asarray(coordinates, np.float32).tolist()))
-        self._routing = None if routing is None or routing.all() else tuple(map(tuple, routing.tolist()))
+        self._coordinates = _Constant(np.asarray(coordinates, np.float32))
+        self._routing = None if routing is None or routing.all() else _Constant(routing)
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
         self.norm = nnx.RMSNorm(config.width, rngs=rngs)
 
@@ -207,8 +220,8 @@ class SpaceTimeTransformer(nnx.Module):
         """
         x = x.astype(self.dtype)
         frames, tokens = x.shape[1:3]
-        routing = None if self._routing is None else jnp.asarray(self._routing)[:tokens, :tokens]
-        coordinates = jnp.asarray(self._coordinates)[:tokens]
+        routing = None if self._routing is None else jnp.asarray(self._routing.array)[:tokens, :tokens]
+        coordinates = jnp.asarray(self._coordinates.array)[:tokens]
         past = self.recall(cache) if isinstance(cache, Cache) else cache
         mask = _time_mask(frames, self.config.window, None if past is None else past.ages)
         if independent is not None:
