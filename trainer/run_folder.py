@@ -26,10 +26,12 @@ def locate(config: ConfigDict, workdir: str | Path | None = None) -> Path:
     """The folder of a run: `workdir`, or ROOT/NAME.
 
     Raises:
-      ConfigError: the name leads out of the root.
+      ConfigError: the name leads out of the root, or has characters that checkpoints cannot be saved under.
     """
     if workdir is not None:
         return Path(workdir).expanduser()
+    if "\\" in config.name or not config.name.isprintable():
+        raise ConfigError(f"the run name {config.name!r} has a backslash or a control character; give a plain name.")
     root = Path(config.root).expanduser()
     folder = root / config.name
     inside = Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(root))

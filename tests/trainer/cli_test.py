@@ -66,6 +66,8 @@ def trainer(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         (["--config=toy_config.py", "--config.steps=0"], 1, ["steps = 0", "--config.steps=1000"]),
         (["--config=toy_config.py", "--config.name="], 1, ["no run name", "--config.name=NAME"]),
         (["--config=toy_config.py", "--config.name=../x"], 1, ["'../x'", "below 'logs'", "--workdir"]),
+        (["--config=toy_config.py", "--config.name=a\\b"], 1, ["backslash", "plain name"]),
+        (["--config=toy_config.py", "--config.name=a\nb"], 1, ["control character", "plain name"]),
         (["--config=toy_config.py", "--config.name=."], 1, ["'.'", "below 'logs'"]),
         (["--config=toy_config.py", "--config.task.target=toy_parts:Lien"], 1, ["no 'Lien'", "'Line'"]),
         (["--config=toy_config.py", "--config.callbacks.a.target=progres"], 1, ["'progres'", "'progress'"]),

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy import Counter, Picture, lines, make_trainer
+from toy import Counter, Picture, bits, lines, make_trainer
 
-from trainer import cli
+from trainer import cli, experiment
 from trainer.callbacks import Callback
+from trainer.checkpoints import Best
 from trainer.data import FirstBatches
 from trainer.errors import CheckpointError, ConfigError
 from trainer.task import Evaluation, Evaluator
@@ -21,6 +22,63 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     shutil.copy(Path(__file__).with_name("toy_config.py"), tmp_path)
     return tmp_path
+
+
+SETTINGS = {  # on the command line, and what has to arrive
+    "steps": ("7", 7),
+    "seed": ("5", 5),
+    "ema_decay": ("0.9", 0.9),
+    "accumulate": ("2", 2),
+    "precision": ("bfloat16", "bfloat16"),
+    "log_every": ("3", 3),
+    "eval_every": ("5", 5),
+    "checkpoint_every": ("6", 6),
+    "eval_batches": ("1", 1),
+    "limit_eval_batches": ("9", 9),
+    "sanity_eval": ("1", 1),
+    "keep_checkpoints": ("8", 8),
+    "keep_every": ("12", 12),
+    "on_save_error": ("continue", "continue"),
+}
+
+
+def test_every_setting_of_the_command_line_arrives(folder, monkeypatch):
+    arrived = {}
+
+    class Arrived(Exception):
+        pass
+
+    def made(**settings):
+        arrived.update(settings)
+        raise Arrived
+
+    monkeypatch.setattr(experiment, "Trainer", made)
+    best = {"best_metric": "eval/loss", "best_mode": "max", "keep_best": "4"}
+    flags = [f"--config.{key}={text}" for key, (text, _) in SETTINGS.items()]
+    flags += [f"--config.{key}={text}" for key, text in best.items()]
+    with pytest.raises(Arrived):
+        cli.main(["--config=toy_config.py", *flags])
+    assert {key: arrived[key] for key in SETTINGS} == {key: value for key, (_, value) in SETTINGS.items()}
+    assert arrived["best"] == Best("eval/loss", "max", 4)
+    assert arrived["workdir"] == Path("logs/first")
+
+
+def test_evaluations_see_the_moving_average(tmp_path):
+    seen = []
+
+    class Seeing(Evaluator):
+        def evaluate(self, *, params, **others):
+            seen.append(params)
+            return Evaluation()
+
+    def last(**changes):
+        trainer = make_trainer(tmp_path / str(len(seen)), steps=3, evaluators={"seeing": Seeing()}, **changes)
+        trainer.fit()
+        return seen[-1]
+
+    plain, average = last(ema_decay=None), last(ema_decay=0.9)
+    again = last(ema_decay=None)
+    assert bits(plain) == bits(again) != bits(average)
 
 
 def numbers(source, count, seed=3, state=None):

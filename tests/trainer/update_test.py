@@ -119,3 +119,18 @@ def test_settings_out_of_range_are_refused():
         Update(tx=optax.sgd(0.1), accumulate=0)
     with pytest.raises(ConfigError, match="precision = 'half': expected one of float32, bfloat16"):
         Update(tx=optax.sgd(0.1), precision="half")
+
+
+def test_the_moving_average_is_one_and_its_decay_is_warmed_up():
+    update = Update(tx=optax.sgd(0.1), ema_decay=0.25)
+    zero, params = jnp.int32(0), {"w": jnp.float32(2.0)}
+    state = TrainState(zero, params, update.tx.init(params), params, {}, jax.random.key(0), zero)
+    average = weight = 2.0
+    for step, grad in enumerate((1.0, -3.0, 5.0, 2.0)):
+        state, _ = update.apply(state, {"w": jnp.float32(grad)}, {})
+        weight -= 0.1 * grad
+        decay = min(0.25, (1 + step) / (10 + step))  # 0.1, 0.18, 0.25, 0.25
+        average = decay * average + (1 - decay) * weight
+        np.testing.assert_allclose(state.params["w"], weight, rtol=1e-6)
+        np.testing.assert_allclose(state.ema["w"], average, rtol=1e-6)
+    assert state.eval_params is state.ema
