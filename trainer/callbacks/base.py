@@ -123,6 +123,13 @@ class Callback:
     def on_fit_end(self, run: Run) -> None:
         """After the last step of this process; `run.stopped` says why it ended early."""
 
+    def awaits(self) -> Mapping[str, str]:
+        """Figures of evaluations that it cannot do without, by the attribute that names each.
+
+        A run none of whose evaluators has given one of them ends when all have run, saved, and says so.
+        """
+        return {}
+
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, as JSON-able data."""
         return {}
