@@ -180,7 +180,10 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, st
                 raise UsageError(f"--{name} needs a value, as in --{name}=VALUE.")
             value = rest.pop(0)
         if name.startswith("config."):
-            overrides.append((name.removeprefix("config."), value))
+            key = name.removeprefix("config.")
+            if (before := dict(overrides).get(key, value)) != value:
+                raise UsageError(f"--{name} is given twice, as {before} and as {value}: leave one of them out.")
+            overrides.append((key, value))
         elif name in flags:
             raise UsageError(f"--{name} is given twice.")
         else:
