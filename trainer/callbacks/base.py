@@ -158,10 +158,10 @@ class Callbacks:
         """Calls `hook` on each callback; an exception gets a note with the callback's name."""
         for name, callback in self._by_hook[hook]:
             try:
-                with _noted(name, callback, hook):
-                    getattr(callback, hook)(*args)
-            except Exception as error:
-                if hook != "on_exception":
+                getattr(callback, hook)(*args)
+            except BaseException as error:
+                _note(error, name, callback, hook)
+                if hook != "on_exception" or not isinstance(error, Exception):
                     raise
                 _log.error("%r, %s", error, " ".join(places(error)))
 
@@ -206,6 +206,10 @@ def _noted(name: str, callback: Callback, method: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        where = f" (callbacks.{name})" if name else ""
-        add_place(error, f"{type(callback).__name__}.{method}{where}")
+        _note(error, name, callback, method)
         raise
+
+
+def _note(error: BaseException, name: str, callback: Callback, method: str) -> None:
+    where = f" (callbacks.{name})" if name else ""
+    add_place(error, f"{type(callback).__name__}.{method}{where}")
