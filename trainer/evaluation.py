@@ -9,6 +9,7 @@ import jax
 
 from trainer.errors import ConfigError, DataError, add_place
 from trainer.feed import HeldOut
+from trainer.kinds import check_kind, name_of
 from trainer.metrics import StepMetrics, add_up
 from trainer.state import PyTree, TrainState
 from trainer.task import Batch, Comparison, Evaluation, Evaluator
@@ -78,7 +79,7 @@ class Evaluations:
         """Runs evaluators and merges what they return.
 
         Raises:
-          ConfigError: two of them return a scalar, image or video of the same name.
+          ConfigError: two of them return a scalar, image or video of the same name, or one something else.
         """
         merged, params = Evaluation({}, {}, {}), cast(state.eval_params, self._precision)
         for name in names:
@@ -90,6 +91,7 @@ class Evaluations:
             except Exception as error:
                 add_place(error, f"the evaluator {name!r} at step {step}")
                 raise
+            _check_result(result, f"evaluator {name!r} ({name_of(self._evaluators[name])})")
             for into, new in zip(merged, result, strict=True):
                 if twice := into.keys() & new.keys():
                     raise ConfigError(f"The evaluator {name!r} returns {sorted(twice)}, which another one returns too.")
@@ -100,14 +102,32 @@ class Evaluations:
         return self._every if evaluator.every is None else evaluator.every
 
 
+def _check_result(result: Any, what: str) -> None:
+    hint = "--fast_dev_run and --config.sanity_eval=1 try evaluators out before training."
+    if not isinstance(result, Evaluation):
+        raise ConfigError(
+            f"{what} returned a {type(result).__name__}; expected trainer.Evaluation(scalars={{name: number}}). {hint}"
+        )
+    for kind, values in result._asdict().items():
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"{what} returned a {type(values).__name__} as {kind}; expected a dict by name. {hint}")
+    for key, value in result.scalars.items():
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            raise ConfigError(f"{what}: the scalar {key!r} is {value!r:.100}; expected a number. {hint}") from None
+
+
 def merge_evaluators(*groups: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
     """One mapping of all.
 
     Raises:
-      ConfigError: a name is used twice.
+      ConfigError: a name is used twice, or one of them is no evaluator.
     """
     merged: dict[str, Evaluator] = {}
     for group in groups:
+        for name, evaluator in group.items():
+            check_kind(evaluator, "evaluators", f"evaluator {name!r} ({name_of(evaluator)})")
         if twice := merged.keys() & group.keys():
             raise ConfigError(f"Evaluators {sorted(twice)} are given twice, by the task and by the config: rename one.")
         merged.update(group)

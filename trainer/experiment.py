@@ -109,7 +109,8 @@ def _offered(group: str, entry: Any, folder: Path, task: Task | None, schedule: 
         return {"task": task}
     if group == "callbacks":
         return {"workdir": folder, "schedule": schedule}
-    own = folder / "media" if entry.target == "media" else folder
+    media = entry.target in ("media", plugins.BUILTIN["writers"]["media"])
+    own = folder / "media" if media else folder
     return {"workdir": folder, "logdir": folder, "folder": own, "path": folder / "metrics.jsonl"}
 
 
@@ -126,7 +127,7 @@ def _watching_upstream(config: ConfigDict, folder: Path) -> dict[str, Callback]:
     return {
         f"{config.name}/{name}": plugins.build(entry, "callbacks", name, **offered)
         for name, entry in config.callbacks.items()
-        if getattr(plugins.resolve(entry.target, "callbacks"), "watches_upstream", False)
+        if getattr(plugins.check(entry, "callbacks", name, **offered)[0], "watches_upstream", False)
     }
 
 
@@ -205,7 +206,8 @@ def _check_chain(
 
     def check(config: ConfigDict, folder: Path, data: DataSource, eval_data: DataSource | None) -> None:
         loaded = upstream.stand_ins(config, phases, _example, built)
-        _trainer(config, folder, data, eval_data, loaded, {}).check()
+        # The first phase is traced when it starts, right after this.
+        _trainer(config, folder, data, eval_data, loaded, {}).check(trace=folder != missing[0].folder)
 
     for phase in missing:
         with _named(phase):

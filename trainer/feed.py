@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 from trainer.data import DataIterator, DataSource
-from trainer.errors import DataError
+from trainer.errors import ConfigError, DataError
+from trainer.kinds import check_calls, name_of
+from trainer.sharding import path_name
 from trainer.task import Batch
 
 Put = Callable[[Batch], Batch]
@@ -93,11 +95,46 @@ def first_batch(source: DataSource, seed: int, what: str = "training") -> Batch:
 
     Raises:
       DataError: there is none.
+      ConfigError: the source's iterator, its position, batch or fingerprint is not what `trainer.data` asks for.
     """
+    iterator, name = open_iterator(source, seed), f"The {what} data ({name_of(source)})"
+    trains = what == "training"
+    needed = ("__next__", "get_state", "set_state") if trains else ("__next__",)
+    if missing := [method for method in needed if not callable(getattr(iterator, method, None))]:
+        raise ConfigError(
+            f"{name}: its iterator is a {type(iterator).__name__} without {', '.join(missing)}; give it the methods of "
+            f"trainer.DataIterator, so that a run can be continued."
+        )
     try:
-        return next(open_iterator(source, seed))
+        batch = next(iterator)
     except StopIteration:
         raise DataError(f"The {what} data has no batch: {json.dumps(source.fingerprint())}.") from None
+    _check_arrays(batch, name)
+    if trains:
+        check_calls(iterator, DataIterator, name)
+        _check_json(iterator.get_state(), f"{name}: {type(iterator).__name__}.get_state")
+        _check_json(source.fingerprint(), f"{name}: fingerprint")
+    return batch
+
+
+def _check_arrays(batch: Any, name: str) -> None:
+    if not isinstance(batch, Mapping):
+        raise ConfigError(f"{name}: a batch is a {type(batch).__name__}; expected a dict of numpy arrays.")
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+            raise ConfigError(
+                f"{name}: {path_name(path)} in a batch holds a {type(leaf).__name__}; expected numpy arrays."
+            )
+
+
+def _check_json(value: Any, what: str) -> None:
+    try:
+        json.dumps(value)
+        problem = "" if isinstance(value, Mapping) else f"a {type(value).__name__}"
+    except (TypeError, ValueError) as e:
+        problem = f"{value!r:.200} ({e})"
+    if problem:
+        raise ConfigError(f"{what} returned {problem}; expected a dict that JSON can hold, as checkpoints keep it.")
 
 
 def shapes(batch: Batch) -> Batch:

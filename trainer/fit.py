@@ -77,9 +77,7 @@ class Fit:
         iterator = open_iterator(trainer.training_data, trainer.seed)
         if restored:
             self._restore(restored, iterator)
-        # On one CPU a compiled step takes numpy arrays as they are; putting them there first would cost 15 × as much.
-        alone = self.program.mesh.size == 1 and jax.default_backend() == "cpu"
-        self.feed = Feed(iterator, (lambda batch: batch) if alone else trainer.put)
+        self.feed = Feed(iterator, (lambda batch: batch) if self.program.takes_numpy else trainer.put)
 
     def run_to_end(self) -> FitResult:
         """Trains."""

@@ -1,6 +1,5 @@
 """Optimisers and learning-rate schedules from a config."""
 
-import inspect
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,12 +9,15 @@ import jax.numpy as jnp
 import optax
 
 from trainer import plugins
+from trainer.arguments import misfit, signature
+from trainer.config import SCHEMA
 from trainer.errors import ConfigError, near_matches
 from trainer.sharding import path_name
 from trainer.state import PyTree
 
 Schedule = Callable[[Any], jax.Array]
 
+_DEFAULT = SCHEMA["optimizer"][0]["name"][0]
 SCHEDULES = ("constant", "cosine", "linear", "wsd")
 
 
@@ -39,8 +41,9 @@ def build_optimizer(config: Mapping[str, Any], steps: int) -> tuple[optax.Gradie
     """
     schedule = build_schedule(config, steps)
     name, options = config["name"], dict(config["options"])
-    make = plugins.resolve(name, "optimizers")
-    known = set(inspect.signature(make).parameters)
+    make = plugins.resolve(name, "optimizers", builtin=name == _DEFAULT)
+    parameters = signature(make)
+    known = set(parameters)
     if make is muon:
         known |= _MUON_OPTIONS
     elif "learning_rate" not in known:
@@ -49,6 +52,8 @@ def build_optimizer(config: Mapping[str, Any], steps: int) -> tuple[optax.Gradie
         if key not in known or key == "learning_rate":
             taken = known - {"learning_rate", "options"}
             raise ConfigError(f"optimizer {name!r} takes no option {key!r}. {near_matches(key, taken, 'Options')}")
+        if key in parameters and (expected := misfit(parameters[key].annotation, options[key])):
+            raise ConfigError(f"optimizer {name!r}: {key} must be {expected}, not {options[key]!r}.")
     arguments: dict[str, Any] = {}
     for key, default in (("b1", 0.9), ("b2", 0.999), ("eps", 1e-8), ("weight_decay", 0.0), ("muon_exclude", ())):
         if key in known:
@@ -60,11 +65,24 @@ def build_optimizer(config: Mapping[str, Any], steps: int) -> tuple[optax.Gradie
             )
     if config["weight_decay"] and "mask" in known:
         arguments["mask"] = _is_matrix
-    tx = make(learning_rate=schedule, **{**arguments, **options})
+    try:
+        tx = make(learning_rate=schedule, **{**arguments, **options})
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"optimizer {name!r} cannot be built: {e} (--debug shows where).") from e
+    check_transformation(tx, f"optimizer {name!r}")
     clip_norm = config["clip_norm"]
     if clip_norm < 0:
         raise ConfigError(f"optimizer.clip_norm = {clip_norm}: expected 0 (off) or more.")
     return (optax.chain(optax.clip_by_global_norm(clip_norm), tx) if clip_norm else tx), schedule
+
+
+def check_transformation(tx: Any, what: str) -> None:
+    """Raises ConfigError where `tx`, which `what` returned, is no optax transformation."""
+    if not all(callable(getattr(tx, method, None)) for method in ("init", "update")):
+        raise ConfigError(
+            f"{what} returned a {type(tx).__name__}; expected an optax.GradientTransformation, which has init and "
+            "update, such as optax.sgd(learning_rate)."
+        )
 
 
 def build_schedule(config: Mapping[str, Any], steps: int) -> Schedule:

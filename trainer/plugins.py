@@ -1,6 +1,7 @@
 """Finds and builds the parts that a config names: tasks, data, callbacks, writers, evaluators, optimisers."""
 
 import difflib
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -14,6 +15,7 @@ from ml_collections import ConfigDict
 
 from trainer.arguments import misfit, signature
 from trainer.errors import ConfigError, near_matches
+from trainer.kinds import check_kind
 
 # What a run is made of. Tasks may look up plugins of further kinds in groups of their own, see `groups`.
 GROUPS = ("tasks", "data", "callbacks", "writers", "evaluators", "optimizers")
@@ -44,18 +46,6 @@ BUILTIN: Mapping[str, Mapping[str, str]] = {
         "sgd": "optax:sgd",
     },
 }
-# The methods by which a plugin is recognised; it need not inherit from anything but where a base class is named.
-_METHODS: Mapping[str, tuple[str, ...]] = {
-    "data": ("prepare", "iterator", "fingerprint"),
-    "writers": (
-        "write_scalars", "write_images", "write_videos", "write_texts", "write_hparams", "flush", "close",
-    ),
-}  # fmt: skip
-_BASES: Mapping[str, tuple[str, str]] = {
-    "tasks": ("trainer.task", "Task"),
-    "callbacks": ("trainer.callbacks", "Callback"),
-    "evaluators": ("trainer.task", "Evaluator"),
-}
 
 
 def groups() -> list[str]:
@@ -82,33 +72,33 @@ def _entry_points(group: str) -> dict[str, dict[str, str]]:
 
 def clash(name: str, group: str) -> str:
     """What is wrong with a name that several define, and what to do; "" where nothing is."""
-    places = _entry_points(group).get(name, {})
-    where = ", ".join(f"{package} ({place})" for place, package in sorted(places.items()))
-    if places and name in BUILTIN.get(group, {}):
-        return f"{name!r} of {where} has the name of a built-in and is not used: give it as module:Class."
-    if len(places) > 1:
-        return f"{name!r} is defined by several packages: {where}. Give one of them as module:Class."
-    return ""
+    places = dict(_entry_points(group).get(name, {}))
+    if name in BUILTIN.get(group, {}):
+        places[BUILTIN[group][name]] = "built in"
+    if len(places) < 2:
+        return ""
+    where = ", ".join(f"{place} ({package})" for place, package in sorted(places.items()))
+    return f"{name!r} is defined more than once: {where}. Give the one that you mean in its place, as module:Class."
 
 
-def resolve(target: str, group: str) -> Callable[..., Any]:
+def resolve(target: str, group: str, *, builtin: bool = False) -> Callable[..., Any]:
     """The class or function that `target` names.
 
     Args:
       target: a name that `available` lists, or `module:Class`.
       group: one of `groups()`, or another one.
+      builtin: whether a built-in of this name is meant, whoever else defines it.
 
     Raises:
-      ConfigError: no such name, or the plugin cannot be imported.
+      ConfigError: no such name, a name that several define, or the plugin cannot be imported.
     """
     names = available(group)
     if not isinstance(target, str) or not target:
         raise ConfigError(f"{group}: target = {target!r}; expected a name or module:Class. {near_matches('', names)}")
-    problem = clash(target, group)
-    if problem and target not in BUILTIN.get(group, {}):
-        raise ConfigError(f"trainer.{group}: {problem}")
-    if problem:
-        logging.getLogger(__name__).warning("trainer.%s: %s", group, problem)
+    if problem := clash(target, group):
+        if not (builtin and target in BUILTIN.get(group, {})):
+            raise ConfigError(f"trainer.{group}: {problem}")
+        _warn_once(f"trainer.{group}: {problem} The built-in one is used, as the config does not ask for another.")
     location = target if ":" in target else names.get(target)
     if location is None:
         raise ConfigError(
@@ -116,6 +106,11 @@ def resolve(target: str, group: str) -> Callable[..., Any]:
             f"Or give module:{'function' if group in ('optimizers', 'environments') else 'Class'}."
         )
     return load(location, f"{group} plugin {target!r}")
+
+
+@functools.cache
+def _warn_once(message: str) -> None:
+    logging.getLogger(__name__).warning(message)
 
 
 def load(location: str, what: str) -> Callable[..., Any]:
@@ -179,8 +174,10 @@ def check(
     """
     arguments = _plain(spec)
     target = arguments.pop("target", "")
-    plugin = resolve(target, group)
+    plugin = resolve(target, group, builtin=_is_default(group, name, target))
     what = f"{group}{f'.{name}' if name else ''} ({target})"
+    if inspect.isclass(plugin):
+        check_kind(plugin, group, what)
     try:
         parameters = signature(plugin)
     except (TypeError, ValueError):
@@ -208,7 +205,7 @@ def check(
 def default(target: str, group: str, argument: str) -> Any:
     """The default of a plugin's argument; None where its signature does not tell."""
     try:
-        parameter = signature(resolve(target, group)).get(argument)
+        parameter = signature(resolve(target, group, builtin=True)).get(argument)
     except (ConfigError, TypeError, ValueError):
         return None
     return parameter.default if parameter else None
@@ -222,27 +219,22 @@ def build(spec: Mapping[str, Any], group: str, name: str = "", **offered: Any) -
     """
     plugin, arguments = check(spec, group, name, **offered)
     what = f"{group}{f'.{name}' if name else ''} ({spec['target']})"
-    if absent := sorted(getattr(plugin, "__abstractmethods__", ())):
-        raise ConfigError(f"{what}: {plugin.__name__} lacks {', '.join(absent)}, which trainer.{group} needs.")
     try:
         built = plugin(**arguments)
     except ValueError as e:
         raise ConfigError(f"{what}: {e}") from e
     except TypeError as e:
         raise ConfigError(f"{what} cannot be built: {e} (--debug shows where).") from e
-    if group in _BASES:
-        module_name, base_name = _BASES[group]
-        base = getattr(importlib.import_module(module_name), base_name)
-        if not isinstance(built, base):
-            raise ConfigError(
-                f"{what} is a {type(built).__name__}, which does not inherit from {module_name}.{base_name}."
-            )
-    missing = [m for m in _METHODS.get(group, ()) if not callable(getattr(built, m, None))]
-    if missing:
-        raise ConfigError(
-            f"{what} is a {type(built).__name__} without {', '.join(missing)}, which a plugin of trainer.{group} needs."
-        )
+    check_kind(built, group, what)
     return built
+
+
+def _is_default(group: str, name: str, target: str) -> bool:
+    """Whether an entry of a config is one that every config has unless it says otherwise."""
+    from trainer.config import SCHEMA
+
+    entries = SCHEMA[group][0] if group in SCHEMA else {}
+    return entries.get(name, {}).get("target") == target
 
 
 def _plain(value: Any) -> Any:

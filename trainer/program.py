@@ -17,7 +17,9 @@ from trainer.collectives import count_collectives
 from trainer.errors import ConfigError
 from trainer.flops import count_flops
 from trainer.hardware import expected
+from trainer.kinds import name_of
 from trainer.metrics import StepMetrics
+from trainer.optimizers import check_transformation
 from trainer.state import PyTree, TrainState
 from trainer.task import Batch, Task
 from trainer.update import Update, cast
@@ -51,10 +53,23 @@ class Program:
     eval_step: Callable[..., StepMetrics]
     flops_per_batch: Callable[[Batch], float | None]
 
+    @property
+    def takes_numpy(self) -> bool:
+        """Whether batches go to the step as they are: on one CPU, putting them there first would cost 15 × as much."""
+        return self.mesh.size == 1 and jax.default_backend() == "cpu"
+
     def flops(self, state: TrainState, batch: Batch) -> float:
         """FLOPs of an update on a batch: as the task tells, or the products in the traced step (traced only once)."""
         told = self.flops_per_batch(batch)
         return count_flops(self.step.trace(state, self.frozen, batch).jaxpr) if told is None else told
+
+    def trace(self) -> None:
+        """Traces an update on a batch like the example: the errors of a task show before its run leaves a trace.
+
+        The first update takes the same trace, so that this costs nothing.
+        """
+        batch = self.example if self.takes_numpy else sharding.described_batch(self.example, self.mesh)
+        self.step.trace(self.state, self.frozen, batch)
 
 
 def build(
@@ -64,6 +79,7 @@ def build(
 ) -> Program:  # fmt: skip
     """Builds the program of a task that has been set up; nothing is compiled before it is called."""
     tx, everywhere = task.optimizer(optimizer), sharding.replicated(mesh)
+    check_transformation(tx, f"{name_of(task)}.optimizer")
     gathered = everywhere if mesh.shape["fsdp"] > 1 else None
     update = Update(tx=tx, ema_decay=ema_decay, accumulate=accumulate, precision=precision, gathered=gathered)
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 
 from trainer.data import DataSource
+from trainer.errors import ConfigError
+from trainer.kinds import name_of
 from trainer.state import PyTree, TrainState
 from trainer.update import Update
 
@@ -198,6 +201,8 @@ class Task(abc.ABC):
 
         def objective(params: PyTree, part: Batch, rng: jax.Array, extra: PyTree) -> Any:
             out = self.loss(params, frozen, part, rng=rng, step=state.step, extra=extra, train=True)
+            _check_loss(self, out)
+            _check_extra(self, out.extra, extra)
             return out.loss, (out.metrics, out.extra)
 
         rng = jax.random.fold_in(state.rng, state.step)
@@ -211,6 +216,7 @@ class Task(abc.ABC):
     ) -> Metrics:  # fmt: skip
         """(traced) Held-out metrics of one batch, averaged over batches and logged as `eval/…`."""
         out = self.loss(params, frozen, batch, rng=rng, step=step, extra=extra, train=False)
+        _check_loss(self, out)
         return {"loss": out.loss, **out.metrics}
 
     def evaluators(self) -> Mapping[str, Evaluator]:
@@ -224,3 +230,33 @@ class Task(abc.ABC):
     def flops_per_batch(self, batch: Batch) -> float | None:
         """Floating-point operations of one update, for utilisation; None to count the products of the traced step."""
         return None
+
+
+def _check_loss(task: Task, out: Any) -> None:
+    """Refuses what `Task.loss` must not return."""
+    name = f"{name_of(task)}.loss"
+    if not isinstance(out, LossOutput):
+        raise ConfigError(f"{name} returned {_described(out)}; expected trainer.LossOutput(loss, metrics, extra).")
+    if jnp.shape(out.loss) or not jnp.issubdtype(jnp.result_type(out.loss), jnp.floating):
+        raise ConfigError(f"{name} returned {_described(out.loss)} as the loss; expected one float, such as a mean.")
+    if not isinstance(out.metrics, Mapping):
+        raise ConfigError(f"{name} returned {_described(out.metrics)} as metrics; expected a dict of scalars by name.")
+    for key, value in out.metrics.items():
+        if np.shape(value) or not isinstance(value, jax.Array | np.ndarray | np.generic | float | int):
+            raise ConfigError(f"{name}: metrics must be scalars; {key!r} is {_described(value)}.")
+
+
+def _check_extra(task: Task, given: PyTree, wanted: PyTree) -> None:
+    """Refuses an `extra` that is not of the form of the one before."""
+    forms = [f"{jax.tree.map(jnp.shape, tree)}" for tree in (given, wanted)]
+    if forms[0] != forms[1]:
+        raise ConfigError(
+            f"{name_of(task)}.loss returned an extra of the form {forms[0]}; expected {forms[1]}, that of init_extra: "
+            "return the extra that was given where nothing is to be kept."
+        )
+
+
+def _described(value: Any) -> str:
+    if isinstance(value, jax.Array | np.ndarray):
+        return f"{value.dtype}{list(value.shape)}"
+    return f"a {type(value).__name__}"

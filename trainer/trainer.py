@@ -88,13 +88,16 @@ class Trainer:
     sharding_rules: Sequence[sharding.Rule] = ()
     _checked: bool = dataclasses.field(default=False, init=False, repr=False)
 
-    def check(self) -> None:
-        """Sets the task up and lets it and the evaluators look at the data, without writing anything.
+    def check(self, *, trace: bool = True) -> None:
+        """Sets the task up, lets it and the evaluators look at the data, and traces an update; writes nothing.
 
         `fit` does so first, unless it has been done.
 
+        Args:
+          trace: whether to trace; the first update takes the same trace, so that this costs nothing where it follows.
+
         Raises:
-          UserError: something in the settings or the data cannot work.
+          UserError: something in the settings, the data or what the task returns cannot work.
         """
         if not self._checked:
             _ = self.program  # sets the task up
@@ -105,6 +108,8 @@ class Trainer:
             if not self.evaluations.due(0, last=True):
                 for setting, figure in self.awaited.items():
                     raise ConfigError(f"{setting} = {figure!r}, but the run has no evaluation: give eval_data.")
+            if trace:
+                self.program.trace()
             self._checked = True
 
     def fit(self, flag: StopFlag | None = None) -> FitResult:

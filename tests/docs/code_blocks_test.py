@@ -1,7 +1,8 @@
 """Every code block of the READMEs and docs works: Python files as they stand, commands one after the other.
 
-What takes minutes is run with the preset `smoke`. Nothing is installed: of such lines it is checked that what they name
-is there, and the example, whose README begins with one, runs from copies of all that it would install.
+What takes minutes is run with the preset `smoke`. Nothing is fetched: of lines that install something it is checked
+that what they name is there. The example, whose README begins with one, runs from copies of all that it would install,
+and so does a package that a page describes, with the entry points of its `pyproject.toml`.
 """
 
 import os
@@ -13,12 +14,17 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+
+from trainer.writers import read_jsonl
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "rssm"
 PAGES = sorted([ROOT / "README.md", EXAMPLE / "README.md", *(ROOT / "docs").glob("*.md")])
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+# The figure that a page's own task reaches, the one to compare with, and by how much it is better, in dB.
+LEARNS = {"docs/plugins.md": ("pixels", "eval/psnr", "eval/psnr_repeat_last", 1.5)}
 # Pages whose commands are for two machines, or take an hour: they are parsed, not run.
 ELSEWHERE = ("--distributed=", "--config.mesh_shape=")
 
@@ -35,6 +41,36 @@ def commands(text):
 
 def project(folder):
     return tomllib.loads((folder / "pyproject.toml").read_text())
+
+
+def install_described(text, files, site):
+    """Installs the package that a page's `pyproject.toml` describes, of the page's Python files."""
+    described = tomllib.loads(text)
+    name, version, groups = (described["project"][key] for key in ("name", "version", "entry-points"))
+    (package,) = described["tool"]["setuptools"]["packages"]
+    (site / package).mkdir()
+    (site / package / "__init__.py").touch()
+    lines = []
+    for group, entries in groups.items():
+        lines += [f"[{group}]", *(f"{key} = {place}" for key, place in entries.items())]
+        for place in entries.values():
+            folder, _, module = place.partition(":")[0].partition(".")
+            assert folder == package
+            shutil.copy(files / f"{module}.py", site / package)
+    info = site / f"{name}-{version}.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text("\n".join(lines))
+
+
+def save_robot(folder):
+    """Recordings of the kind that `docs/your_data.md` speaks of."""
+    (folder / "robot_recordings").mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(12):
+        arrays = {"frames": rng.integers(0, 256, (40, 32, 32, 3), np.uint8)}
+        arrays |= {"actions/move": rng.normal(size=(40, 2)), "actions/grip": rng.integers(0, 2, 40)}
+        np.savez(folder / "robot_recordings" / f"{number}.npz", **arrays)
 
 
 def install(site):
@@ -78,10 +114,12 @@ def test_the_blocks_of_a_page_work_in_their_order(page, tmp_path):
     home, folder, site = tmp_path / "home", tmp_path / "work", tmp_path / "site"
     for made in (home, folder, site):
         made.mkdir()
-    packages = [ROOT]
+    packages = [ROOT, site]
     if page.parent == EXAMPLE:
         install(site)
         packages = [site]
+    if page.name == "your_data.md":
+        save_robot(folder)
     for kind, text in blocks(page):
         if kind == "python":
             first = text.splitlines()[0]
@@ -89,11 +127,18 @@ def test_the_blocks_of_a_page_work_in_their_order(page, tmp_path):
             (folder / first[2:]).write_text(text, encoding="utf-8")
             compile(text, first, "exec")
         elif kind == "toml":
-            assert "entry-points" in tomllib.loads(text)["project"]
+            assert text.startswith("# pyproject.toml\n")
+            install_described(text, folder, site)
         elif kind == "console":
             for line in commands(text):
                 for part in re.split(r"\s*(?:&&|\|\|)\s*", line):
                     check(shlex.split(part), folder, home, packages)
+    if learns := LEARNS.get(page.relative_to(ROOT).as_posix()):
+        run, figure, reference, better = learns
+        figures = {
+            name: value for line in read_jsonl(folder / "logs" / run / "metrics.jsonl") for name, value in line.items()
+        }
+        assert figures[figure] > figures[reference] + better, figures
 
 
 def check(words, folder, home, packages):
@@ -103,20 +148,22 @@ def check(words, folder, home, packages):
     elif words[0] == "make":
         assert subprocess.run(["make", "-n", *words[1:]], cwd=ROOT, capture_output=True, check=False).returncode == 0
     elif "install" in words:
-        check_install(words[words.index("install") + 1 :])
+        check_install(words[words.index("install") + 1 :], packages[-1])
     else:
         assert words[0] in ("python3", "uv", "touch", "cd", "pip"), words
         assert shutil.which(words[0]) or words[0] in ("uv", "cd")
 
 
-def check_install(words):
-    """What is to be installed is there: folders with these extras, and files of constraints."""
+def check_install(words, site):
+    """What is to be installed is there: folders with these extras, files of constraints, packages of the page's own."""
     before = ["", *words]
     for option, word in zip(before, words, strict=False):
         if option in ("-c", "--constraint"):
             assert (ROOT / word).is_file(), word
         elif not word.startswith("-"):
             place, _, extras = word.rstrip("]").partition("[")
+            if list(site.glob(f"{place.removeprefix('./')}-*.dist-info")):
+                continue
             found = project(ROOT / place if place.startswith(".") else ROOT)["project"]
             assert place.startswith(".") or place == found["name"], word
             assert not extras or extras in found["optional-dependencies"], word

@@ -24,6 +24,6 @@ def test_the_task_in_the_readme_trains(tmp_path):
         [sys.executable, *command.split(), "--config.compilation_cache="], cwd=tmp_path, env=environment, check=True
     )
     lines = read_jsonl(tmp_path / "logs" / "next-frame" / "metrics.jsonl")
-    losses = [line["train/loss"] for line in lines if "train/loss" in line]
-    assert losses[-1] < 0.93 * losses[0]  # it starts as "the next frame is this one", which hardly falls by chance
-    assert lines[-1]["eval/psnr"] > 0
+    figures = {name: value for line in lines for name, value in line.items()}
+    assert figures["eval/psnr"] > figures["eval/psnr_repeat_last"] + 3  # held-out episodes, in dB
+    assert figures["eval/psnr"] > 27

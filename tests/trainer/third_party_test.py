@@ -1,77 +1,18 @@
 """Plugins of every kind from somebody else's package: by entry point, by module:Class, and refused with help."""
 
 import json
-import shutil
 from pathlib import Path
 
 import pytest
+from acme_site import KINDS, config, install, lay_out
 
 from trainer import cli, plugins
 from trainer.errors import ConfigError
 
-KINDS = {  # group: (name, where it is, a line about it)
-    "tasks": {
-        "acme_bare": ("acme.bare:Bare", "Fits a line, without any library."),
-        "acme_linen": ("acme.linen_task:Linen", "Fits a sum with a flax linen network."),
-    },
-    "callbacks": {"acme_bell": ("acme.parts:Bell", "Rings a bell every few steps.")},
-    "writers": {"acme_notebook": ("acme.parts:Notebook", "Writes scalars by hand into a notebook.")},
-    "evaluators": {"acme_ruler": ("acme.parts:Ruler", "Measures how long held-out rows are.")},
-    "data": {"acme_dice": ("acme.parts:Dice", "Throws dice.")},
-    "optimizers": {"acme_sign": ("acme.parts:sign_descent", "Steps of one size, by the sign of the momentum.")},
-}
-
-
-def install(folder, name, entry_points):
-    """Makes entry points known, as an installed package does."""
-    info = folder / f"{name}-1.0.dist-info"
-    info.mkdir()
-    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-    groups = "".join(
-        f"[trainer.{group}]\n" + "".join(f"{key} = {value}\n" for key, value in entries.items())
-        for group, entries in entry_points.items()
-    )
-    (info / "entry_points.txt").write_text(groups)
-
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """A folder of installed packages, one of them acme."""
-    shutil.copytree(Path(__file__).with_name("acme"), tmp_path / "site" / "acme")
-    monkeypatch.syspath_prepend(tmp_path / "site")
-    install(
-        tmp_path / "site", "acme",
-        {group: {name: place for name, (place, _) in names.items()} for group, names in KINDS.items()},
-    )  # fmt: skip
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
-    return tmp_path / "site"
-
-
-def config(kind, *tasks):
-    """A config whose parts are all acme's: by name, or by place."""
-    chosen = {
-        name: place if kind == "place" else name for names in KINDS.values() for name, (place, _) in names.items()
-    }
-    lines = [
-        "from trainer import base_config",
-        f"PRESETS = {tuple(tasks)!r}",
-        f"PARTS = {chosen!r}",
-        "def get_config(preset):",
-        "    config = base_config()",
-        "    config.name, config.steps, config.log_every, config.compilation_cache = preset, 40, 20, ''",
-        "    config.task = {'target': PARTS[preset]}",
-        "    config.data = {'target': PARTS['acme_dice'], 'sides': 4}",
-        "    config.eval_data = {'target': PARTS['acme_dice'], 'sides': 4}",
-        "    config.optimizer.name, config.optimizer.learning_rate = PARTS['acme_sign'], 0.02",
-        "    config.optimizer.options.momentum = 0.8",
-        "    config.callbacks.bell = {'target': PARTS['acme_bell'], 'every': 4}",
-        "    config.writers.notebook = {'target': PARTS['acme_notebook']}",
-        "    config.evaluators.ruler = {'target': PARTS['acme_ruler']}",
-        "    return config",
-    ]
-    Path(f"{kind}.py").write_text("\n".join(lines) + "\n")
-    return f"--config={kind}.py"
+    return lay_out(tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", ["name", "place"])
@@ -157,8 +98,8 @@ BROKEN = {
         ("callbacks", {"target": "arguments:Part", "volum": 3}, ["takes no argument 'volum'", "Did you mean 'volume'"]),
         ("callbacks", {"target": "arguments:Part"}, ["needs 'volume': give it in the config"]),
         ("tasks", {"target": "acme_bear"}, ["no plugin 'acme_bear'", "Did you mean 'acme_bare'"]),
-        ("tasks", {"target": "twice"}, ["'twice' is defined by several packages", "one (acme.bare:Bare)",
-                                        "two (acme.linen_task:Linen)", "Give one of them as module:Class"]),
+        ("tasks", {"target": "twice"}, ["'twice' is defined more than once", "acme.bare:Bare (one)",
+                                        "acme.linen_task:Linen (two)", "in its place, as module:Class"]),
     ],
 )  # fmt: skip
 def test_a_broken_plugin_is_refused_with_what_is_wrong_with_it(packages, group, spec, parts):
@@ -190,18 +131,3 @@ def test_a_wrong_optimizer_is_refused(packages, name, options, part):
     settings.options = options
     with pytest.raises(ConfigError, match=part):
         build_optimizer(settings, 10)
-
-
-def test_a_plugin_with_the_name_of_a_built_in_is_not_used_and_said_so(packages, caplog, capsys):
-    install(
-        packages,
-        "rude",
-        {"callbacks": {"progress": "acme.parts:Bell"}, "optimizers": {"adam": "acme.parts:sign_descent"}},
-    )
-    assert plugins.resolve("progress", "callbacks").__name__ == "Progress"
-    said = "'progress' of rude (acme.parts:Bell) has the name of a built-in and is not used: give it as module:Class."
-    assert said in caplog.text
-    assert cli.main(["--mode=list"]) == 0
-    listed = capsys.readouterr().out
-    assert f"! {said}" in listed
-    assert "! 'adam' of rude" in listed

@@ -47,6 +47,28 @@ def test_a_stop_ends_the_step_first_and_then_saves(tmp_path):
     assert finished(tmp_path) == (2, 25, False)
 
 
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_checks_trace_the_step_that_is_then_run(tmp_path, devices):
+    script = (
+        "import sys, toy\n"
+        "class Counted(toy.Regression):\n"
+        "    traced = 0\n"
+        "    def loss(self, *args, train, **others):\n"
+        "        Counted.traced += train\n"
+        "        return super().loss(*args, train=train, **others)\n"
+        "trainer = toy.make_trainer(sys.argv[1], task=Counted(), data=toy.Counter(), steps=2)\n"
+        "trainer.check()\n"
+        "assert Counted.traced == 1, Counted.traced\n"
+        "trainer.fit()\n"
+        "assert Counted.traced == 1, Counted.traced\n"
+    )
+    environment = {
+        **os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]), "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+    }  # fmt: skip
+    subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=True)
+
+
 def test_callbacks_are_called_by_rising_order(tmp_path):
     events = []
     callbacks = [Recorder(name="late ", order=5, events=events), Recorder(name="early ", order=-5, events=events)]
