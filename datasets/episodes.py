@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from datasets import tfrecords
 from datasets.contents import checksum
-from datasets.errors import DataError, near_matches
+from datasets.errors import DataError, near_matches, one_line
 from datasets.features import PER_EPISODE, Names, Selection
 
 Episode = dict[str, Any]  # Arrays [T, …] by batch name, or dicts of such arrays.
@@ -201,13 +201,37 @@ def _open(builder: tfds.core.DatasetBuilder, split: str, decoders: Mapping[str, 
     if tfrecords.only(info):
         return tfrecords.TfRecords(info, split, decoders)
     try:
-        return builder.as_data_source(split, decoders=decoders)
+        source = builder.as_data_source(split, decoders=decoders)
+        # TFDS reads the files of a Parquet split as wholes, also of a part such as train[:90%].
+        return _Part(source, info, split) if info.file_format == tfds.core.FileFormat.PARQUET else source
     except NotImplementedError as error:
         raise DataError(
             f"The data set {info.full_name} is stored as {info.file_format.value} in {builder.data_dir}, which "
             "cannot be read at random. Convert it to array_record (`tfds convert_format`), or give another folder "
             "with --config.data.data_dir=FOLDER."
         ) from error
+    except ValueError as error:
+        raise DataError(
+            f"{info.full_name}, split {split!r}, cannot be read: {one_line(error)} Copy it again."
+        ) from error
+
+
+class _Part:
+    """The examples of a split among all those of its files."""
+
+    def __init__(self, source: Sequence[Mapping[str, Any]], info: tfds.core.DatasetInfo, split: str):
+        self._source = source
+        files = info.splits[split].file_instructions
+        starts = np.cumsum([0, *(file.examples_in_shard for file in files)])
+        self._places = [
+            start + file.skip + i for start, file in zip(starts, files, strict=False) for i in range(file.take)
+        ]
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> Mapping[str, Any]:
+        return self._source[self._places[index]]
 
 
 def _lengths(builder: tfds.core.DatasetBuilder, split: str, selection: Selection) -> np.ndarray:

@@ -18,7 +18,7 @@ from datasets.errors import DataError
 
 def build(
     folder: Path, *, name: str, version: str = "1.0.0", data_dir: str | None = None, validation: float = 0.1,
-    alignment: Alignment = "before", size: int | None = None, min_frames: int = 2,
+    alignment: Alignment = "before", size: int | None = None, min_frames: int = 2, sparse_choices: bool = False,
 ) -> str:  # fmt: skip
     """Checks all recordings of a folder, then writes them; the same ones are held out every time.
 
@@ -31,6 +31,7 @@ def build(
       alignment: whether the actions and rewards stored with a frame led to it ("before") or came after it ("after").
       size: frames are resized to so many pixels along each edge; None: they stay as they are.
       min_frames: shorter recordings are left out: clips are no longer than the shortest episode.
+      sparse_choices: choices may have wide gaps between them; else one far above all others is taken for a mistake.
 
     Returns:
       What was written, and how to train on it.
@@ -42,7 +43,7 @@ def build(
     check_settings(validation, size, min_frames)
     writing.folder_of(name, version, data_dir)
     paths, others = recordings.find(folder)
-    inspected, short = inspection.Inspection(alignment), []
+    inspected, short = inspection.Inspection(alignment, sparse_choices), []
     say(f"Checking {len(paths)} recordings in {folder} …")
     for path in paths:
         try:
@@ -91,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--alignment", choices=("before", "after"), default="before",
         help="whether the action and reward of a frame led to it (before) or came after it (after, as in RLDS)",
     )  # fmt: skip
+    parser.add_argument(
+        "--sparse_choices", action="store_true", help="allow choices such as 3000 that are far above all others"
+    )
     parser.add_argument("--size", type=int, help="resize frames to SIZE × SIZE pixels (as they are)")
     options = vars(parser.parse_args(arguments))
     return command(lambda: build(**options))

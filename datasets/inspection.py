@@ -7,12 +7,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from datasets import choices, tables
 from datasets.episodes import Alignment, arrived
 from datasets.errors import DataError
 from datasets.recordings import Recording
 from datasets.writing import UNNAMED, Component, Contents, storable
-
-MOST_VALUES = 4096  # Of a categorical action: more are hardly meant.
 
 
 class _Action(NamedTuple):
@@ -21,6 +20,7 @@ class _Action(NamedTuple):
     kind: str
     size: int
     from_table: bool
+    values: choices.Values | None = None
 
 
 @dataclasses.dataclass
@@ -40,8 +40,8 @@ class Inspection:
       notes: what is unusual.
     """
 
-    def __init__(self, alignment: Alignment):
-        self.alignment = alignment
+    def __init__(self, alignment: Alignment, sparse_choices: bool = False):
+        self.alignment, self.sparse_choices = alignment, sparse_choices
         self.problems: list[str] = []
         self.notes: list[str] = []
         self._facts: dict[str, _Facts] = {}
@@ -56,7 +56,7 @@ class Inspection:
         actions = {}
         for part, array in recording.actions.items():
             label = f"actions/{part}" if part else "actions"
-            action, wrong = _action(label, array, unused, recording.from_table, length)
+            action, wrong = _action(label, array, unused, recording.table, length)
             problems += [wrong] if wrong else _missing(label, recording, unused)
             if action is not None:
                 actions[part] = action
@@ -121,6 +121,11 @@ class Inspection:
             for name, problem in _differ(label, "values", kinds):
                 self.problems.append(f"{name}: {problem}")
             space[part] = Component(next(iter(found.values())).kind, max(a.size for a in found.values()))
+            values = {name: action.values for name, action in found.items()}
+            if space[part].kind == "categorical" and not self.sparse_choices:
+                self.problems += choices.far_ones(label, values)
+            if space[part].kind == "continuous":
+                self.notes += choices.likely(label, values)
         return space
 
     def _take_notes(self) -> None:
@@ -195,7 +200,7 @@ def _frames(frames: np.ndarray) -> Iterable[str]:
         yield "frames: all values are 0 or 1, but white is 255; give frames * 255"
 
 
-def _action(label: str, array: np.ndarray, unused: int, from_table: bool, length: int) -> tuple[_Action | None, str]:
+def _action(label: str, array: np.ndarray, unused: int, table: str, length: int) -> tuple[_Action | None, str]:
     """Kind and size of a component, or what is wrong; the entry `unused`, which led nowhere, may be anything."""
     if array.dtype.kind not in "biuf" or array.ndim not in (1, 2) or array.size == 0:
         shape = f"{array.dtype} {list(array.shape)}"
@@ -203,30 +208,33 @@ def _action(label: str, array: np.ndarray, unused: int, from_table: bool, length
     if len(array) != length:
         return None, f"{label}: {len(array)} entries for {length} frames; one for each frame is expected"
     width = array.shape[1] if array.ndim == 2 else 1
-    table = array.reshape(length, width)
+    numbers = array.reshape(length, width)
     used = np.arange(length) != unused
-    bad = np.flatnonzero(used & ~storable(table).all(1))
+    bad = np.flatnonzero(used & ~storable(numbers).all(1))
     if len(bad):
-        return None, _unfit(label, array, bad)
+        return None, _unfit(label, array, bad, table)
     if array.dtype.kind == "f":
-        return _Action("continuous", width, from_table), ""
-    bits = array.dtype.kind == "b" or ((table >= 0) & (table <= 1))[used].all()
+        return _Action("continuous", width, bool(table), choices.values(numbers, used, table)), ""
+    bits = array.dtype.kind == "b" or ((numbers >= 0) & (numbers <= 1))[used].all()
     if array.dtype.kind == "b" or (width > 1 and bits):
-        return _Action("binary", width, from_table), ""
-    if width > 1 and from_table:
-        return _Action("continuous", width, from_table), ""
+        return _Action("binary", width, bool(table)), ""
+    if width > 1 and table:
+        return _Action("continuous", width, True), ""
     if width > 1:
         return None, (
-            f"{label}: whole numbers [T, {width}] are bits, 0 or 1, but it has {table[used].min()} … "
-            f"{table[used].max()}; give each column its own array, as in actions/NAME [T], or float32 for numbers"
+            f"{label}: whole numbers [T, {width}] are bits, 0 or 1, but it has {numbers[used].min()} … "
+            f"{numbers[used].max()}; give each column its own array, as in actions/NAME [T], or float32 for numbers"
         )
-    wrong = np.flatnonzero(used & ((table < 0) | (table >= MOST_VALUES)).any(1))
+    wrong = np.flatnonzero(used & ((numbers < 0) | (numbers >= choices.MOST)).any(1))
     if len(wrong):
+        place = tables.place(label, wrong[0], table)
         return None, (
-            f"{label}[{wrong[0]}]: is {table[wrong[0], 0]}; whole numbers are choices, counted from 0 (below "
-            f"{MOST_VALUES}); give float32 (in a table: 1.0, not 1) for numbers"
+            f"{place}: is {numbers[wrong[0], 0]}; whole numbers are choices, counted from 0 (below {choices.MOST}); "
+            "give float32 (in a table: 1.0, not 1) for numbers"
         )
-    return _Action("categorical", int(table[used].max(initial=0)) + 1, from_table), ""
+    return _Action(
+        "categorical", int(numbers[used].max(initial=0)) + 1, bool(table), choices.values(numbers, used, table)
+    ), ""
 
 
 def _other(label: str, recording: Recording, length: int, unused: int) -> list[str]:
@@ -239,7 +247,7 @@ def _other(label: str, recording: Recording, length: int, unused: int) -> list[s
         if array.shape != (length,):
             return [f"rewards: expected one number per frame, [{length}], given {shape}"]
         bad = [i for i in np.flatnonzero(~storable(array)) if i != unused]
-        return [_unfit(label, array, bad)] if bad else _missing(label, recording, unused)
+        return [_unfit(label, array, bad, recording.table)] if bad else _missing(label, recording, unused)
     if label == "task":
         same = array.size and array.dtype.kind in "iu" and (array == array.flat[0]).all() and array.flat[0] >= 0
         return [] if same else [f"task: expected one whole number from 0 for the whole episode, given {shape}"]
@@ -255,15 +263,18 @@ def _other(label: str, recording: Recording, length: int, unused: int) -> list[s
     return []
 
 
-def _unfit(label: str, array: np.ndarray, places: Sequence[int]) -> str:
+def _unfit(label: str, array: np.ndarray, places: Sequence[int], table: str) -> str:
     """What is wrong with the numbers at these places."""
-    return f"{label}[{places[0]}]: is {array[places[0]]}{_one_of(places)}; finite numbers up to 3.4e38 are expected"
+    found = f"{tables.place(label, places[0], table)}: is {array[places[0]]}{_one_of(places)}"
+    return f"{found}; finite numbers up to 3.4e38 are expected"
 
 
 def _missing(label: str, recording: Recording, unused: int) -> list[str]:
     """Entries that a table leaves empty, where they may not be."""
     places = [i for i in recording.missing.get(label, []) if i != unused]
-    return [f"{label}[{places[0]}]: is empty{_one_of(places)}; a number is expected"] if places else []
+    if not places:
+        return []
+    return [f"{tables.place(label, places[0], recording.table)}: is empty{_one_of(places)}; a number is expected"]
 
 
 def _as_numbers(action: _Action) -> _Action:

@@ -47,7 +47,7 @@ class Recording:
       actions: arrays [T, …] by component, `UNNAMED` for a single one; empty: none.
       arrays: `rewards`, `is_terminal`, `task`, `relevant`, where they are there.
       missing: entries that a table leaves empty, by array.
-      from_table: whether numbers come from a text, where 1 may stand for 1.0.
+      table: name of the text that the numbers come from, where 1 may stand for 1.0; "" for arrays.
       unused: names of what is not read.
     """
 
@@ -55,7 +55,7 @@ class Recording:
     actions: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     arrays: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     missing: dict[str, list[int]] = dataclasses.field(default_factory=dict)
-    from_table: bool = False
+    table: str = ""
     unused: list[str] = dataclasses.field(default_factory=list)
 
 
@@ -67,9 +67,13 @@ def find(folder: Path) -> tuple[list[Path], list[Path]]:
     """
     if not folder.is_dir():
         raise DataError(f"{folder} is no folder. Give the folder of the recordings.")
-    # Links that lead nowhere, and links to folders, which are not entered, are told as well.
-    files = sorted(path for path in folder.rglob("*") if path.is_file() or path.is_symlink())
-    recordings = [path for path in files if path.suffix.lower() in (".npz", *VIDEOS)]
+    # Links that lead nowhere, and links to folders, which are not entered, are told as well; so is a folder that is
+    # called like a recording, such as an unpacked archive, and has none in it.
+    everything = sorted(folder.rglob("*"))
+    entered = {parent for path in everything if _is_called(path) for parent in path.parents}
+    files = [path for path in everything if path.is_symlink() or not path.is_dir() or _is_called(path)]
+    files = [path for path in files if path not in entered]
+    recordings = [path for path in files if _is_called(path)]
     if not recordings:
         kinds = ", ".join(sorted({path.suffix or path.name for path in files})) or "nothing"
         raise DataError(
@@ -81,6 +85,10 @@ def find(folder: Path) -> tuple[list[Path], list[Path]]:
     return recordings, [path for path in files if path not in used]
 
 
+def _is_called(path: Path) -> bool:
+    return path.suffix.lower() in (".npz", *VIDEOS)
+
+
 def read(path: Path, size: int | None = None) -> Recording:
     """Reads a recording; its frames resized to `size` × `size` where given.
 
@@ -90,6 +98,8 @@ def read(path: Path, size: int | None = None) -> Recording:
     """
     if path.is_symlink() and not path.exists():
         raise BadRecording(f"is a link to {path.readlink()}, which is not there")
+    if not path.is_file():
+        raise BadRecording(f"is {'a folder' if path.is_dir() else 'no ordinary file'}; a recording is a file")
     try:
         recording = _read_npz(path) if path.suffix.lower() == ".npz" else _read_video(path, size)
         if size is not None and recording.frames.ndim in (3, 4) and recording.frames.dtype == np.uint8:
@@ -98,7 +108,7 @@ def read(path: Path, size: int | None = None) -> Recording:
     except DataError:
         raise
     except (OSError, ValueError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise BadRecording(f"cannot be read: {error}") from error
+        raise BadRecording(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _read_npz(path: Path) -> Recording:
@@ -149,7 +159,7 @@ def _read_video(path: Path, size: int | None) -> Recording:
         table = tables.read(beside[0], len(frames))
     except ValueError as error:
         raise BadRecording(str(error)) from error
-    return _recording(frames, table.arrays, missing=table.missing, from_table=True, unused=table.unused)
+    return _recording(frames, table.arrays, missing=table.missing, table=beside[0].name, unused=table.unused)
 
 
 def _recording(frames: np.ndarray, arrays: dict[str, np.ndarray], **other: Any) -> Recording:
@@ -183,11 +193,16 @@ def _decode(path: Path, size: int | None) -> Iterator[np.ndarray]:
         raise DataError(
             f"{path.name} is a video, and videos are read with the library av: pip install 'reverie[video]'"
         ) from error
+    if not path.stat().st_size:
+        raise BadRecording("is empty: a video is expected")
+    decoded = 0
     try:
         with av.open(str(path)) as container:
             if not container.streams.video:
                 raise BadRecording("has no pictures in it")
             for frame in container.decode(video=0):
                 yield resize(frame.to_ndarray(format="rgb24"), size)
+                decoded += 1
     except av.error.FFmpegError as error:
-        raise BadRecording(f"cannot be read as a video: {error}") from error
+        where = f" beyond its first {decoded} frames" if decoded else ""
+        raise BadRecording(f"cannot be read as a video{where} ({error.strerror}); copy or encode it again") from error

@@ -2,7 +2,10 @@
 
 import collections
 import csv
+import io
 import json
+import re
+import reprlib
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +14,7 @@ import numpy as np
 
 SUFFIXES = (".csv", ".jsonl")
 ARRAYS = ("actions", "rewards", "is_terminal", "task", "relevant")
+MOST_DIGITS = 20  # Of a whole number of 64 bits, and its sign.
 _ALSO = {"action": "actions", "reward": "rewards"}  # What a row, which has one of them, calls them.
 
 
@@ -33,6 +37,16 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES
 
 
+def first_line(name: str) -> int:
+    """The line of a table's first row, counted from 1."""
+    return 2 if name.lower().endswith(".csv") else 1
+
+
+def place(label: str, index: int, table: str) -> str:
+    """An entry of an array, and the line that it stands in where it comes from a table."""
+    return f"{label}[{index}]" + (f" ({table}, line {index + first_line(table)})" if table else "")
+
+
 def is_read(name: str) -> bool:
     """Whether a recording may have an array of this name beside its frames."""
     return name in ARRAYS or name.startswith("actions/")
@@ -44,9 +58,9 @@ def read(path: Path, length: int) -> Table:
     Raises:
       ValueError: it cannot be used; the message names it, and the line.
     """
-    first_line = 2 if path.suffix.lower() == ".csv" else 1
+    first = first_line(path.name)
     try:
-        rows = _csv_rows(path) if first_line == 2 else _json_rows(path)
+        rows = _csv_rows(_text(path)) if first == 2 else _json_rows(_text(path))
     except OSError as error:
         raise ValueError(f"{path.name}: cannot be read: {error.strerror}") from error
     except ValueError as error:
@@ -54,9 +68,9 @@ def read(path: Path, length: int) -> Table:
     if len(rows) != length:
         raise ValueError(f"has {length} frames, but {path.name} has {len(rows)} rows; one row per frame is expected")
     try:
-        flat = [_flat(row, number + first_line) for number, row in enumerate(rows)]
+        flat = [_flat(row, number + first) for number, row in enumerate(rows)]
         names = list(dict.fromkeys(name for row in flat for name in row))
-        columns = {name: _column(name, [row.get(name) for row in flat], first_line) for name in names if is_read(name)}
+        columns = {name: _column(name, [row.get(name) for row in flat], first) for name in names if is_read(name)}
     except ValueError as error:
         raise ValueError(f"{path.name}, {error}") from error
     arrays = {name: array for name, (array, _) in columns.items()}
@@ -64,15 +78,33 @@ def read(path: Path, length: int) -> Table:
     return Table(arrays, missing, [name for name in names if not is_read(name)])
 
 
-def _csv_rows(path: Path) -> list[dict[str, Any]]:
+def _text(path: Path) -> str:
+    """What a table says.
+
+    Raises:
+      ValueError: it is no UTF-8.
+    """
+    data = path.read_bytes()
+    # Text of another width is half zeros, and may be UTF-8 all the same.
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
+        raise ValueError("seems to be UTF-16 text; save it as UTF-8")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ValueError(
+            f"line {line}: is not UTF-8 text (byte 0x{data[error.start]:02x}); save it as UTF-8"
+        ) from error
+
+
+def _csv_rows(text: str) -> list[dict[str, Any]]:
     """A dict per row; the columns `move.0`, `move.1`, … become one list."""
-    with open(path, newline="", encoding="utf-8-sig") as file:
-        reader = csv.reader(file, strict=True)
-        try:
-            # A line with nothing on it is a row whose only column is empty.
-            names, *rows = [[cell.strip() for cell in row] or [""] for row in reader] or [[""]]
-        except csv.Error as error:
-            raise ValueError(f"line {reader.line_num}: {error}") from error
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    try:
+        # A line with nothing on it is a row whose only column is empty.
+        names, *rows = [[cell.strip() for cell in row] or [""] for row in reader] or [[""]]
+    except csv.Error as error:
+        raise ValueError(f"line {reader.line_num}: {error}") from error
     if "" in names or len(set(names)) < len(names):
         raise ValueError(f"line 1: expected the names of the columns, each once, as in action,reward; it has {names}")
     columns = [_place(name) for name in names]
@@ -132,21 +164,31 @@ def _number(text: str) -> Any:
     """A truth value, a whole number, a number, None for nothing, or else the text."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            pass
-    return text or None
+    if re.fullmatch(r"[+-]?[0-9]+", text):
+        return _whole(text)
+    try:
+        return float(text) if text.isascii() and "_" not in text else text
+    except ValueError:
+        return text or None
 
 
-def _json_rows(path: Path) -> list[dict[str, Any]]:
+def _whole(digits: str) -> int | str:
+    """The number, or what is written where it has more than 64 bits: that is nothing to an array which is not read."""
+    number = int(digits) if len(digits) <= MOST_DIGITS else 2**63
+    return number if -(2**63) <= number < 2**63 else digits
+
+
+def _json_rows(text: str) -> list[dict[str, Any]]:
     rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines()):
+    for number, line in enumerate(text.splitlines()):
         try:
-            row = json.loads(line)
+            row = json.loads(line, parse_int=_whole)
         except ValueError as error:
             raise ValueError(f"line {number + 1}: is not JSON ({error})") from error
+        except RecursionError as error:
+            raise ValueError(
+                f"line {number + 1}: is nested too deeply; numbers or lists of them are expected"
+            ) from error
         if not isinstance(row, dict):
             raise ValueError(f'line {number + 1}: expected an object, as in {{"action": 3, "reward": 0.5}}')
         rows.append(row)
@@ -175,7 +217,7 @@ def _flat(row: Mapping[str, Any], line: int) -> dict[str, Any]:
     return out
 
 
-def _column(name: str, values: list[Any], first_line: int) -> tuple[np.ndarray, list[int]]:
+def _column(name: str, values: list[Any], first: int) -> tuple[np.ndarray, list[int]]:
     """An array [T] or [T, K], 0 where nothing is given, and these places.
 
     Raises:
@@ -187,11 +229,13 @@ def _column(name: str, values: list[Any], first_line: int) -> tuple[np.ndarray, 
     for i, value in enumerate(lists):
         wrong = [part for part in value if part is not None and not isinstance(part, bool | int | float)]
         if wrong:
-            raise ValueError(f"line {i + first_line}, {name}: {wrong[0]!r} is no number")
+            digits = isinstance(wrong[0], str) and re.fullmatch(r"[+-]?[0-9]{19,}", wrong[0])
+            why = "has more than 64 bits" if digits else "is no number"
+            raise ValueError(f"line {i + first}, {name}: {reprlib.repr(wrong[0])} {why}")
         if i in missing:
             lists[i] = []
         elif len(value) != width:
-            raise ValueError(f"line {i + first_line}, {name}: {len(value)} numbers, where {width} are expected")
+            raise ValueError(f"line {i + first}, {name}: {len(value)} numbers, where {width} are expected")
     kinds = {type(part) for value in lists for part in value}
     fill = False if kinds == {bool} else 0
     array = np.array([value or [fill] * width for value in lists])

@@ -1,5 +1,6 @@
 """The command line: `python -m trainer --config=configs/NAME.py[:PRESET] …`."""
 
+import contextlib
 import json
 import logging
 import os
@@ -12,6 +13,7 @@ from trainer.config import SCHEMA, check_complete, complete, config_files, load_
 from trainer.config_json import to_json
 from trainer.errors import UserError, near_matches, with_places
 from trainer.overrides import override_all
+from trainer.stopping import EXIT_RESUMABLE, StopFlag, StopReason, stop_on_signals
 
 MODES = {
     "fit": "train, or continue training",
@@ -99,6 +101,15 @@ def _main(arguments: Sequence[str]) -> int:
 
         print(listing() + "\n\nOr give module:Class as a target.")
         return 0
+    listening: contextlib.AbstractContextManager[StopFlag] = (
+        stop_on_signals() if mode == "fit" else contextlib.nullcontext(StopFlag())
+    )
+    with listening as asked:
+        return _run(mode, flags, overrides, asked)
+
+
+def _run(mode: str, flags: Mapping[str, str], overrides: Sequence[tuple[str, str]], flag: StopFlag) -> int:
+    """Does what the flags say with a config; `flag` is where `fit` is asked to stop."""
     if not flags.get("config"):
         raise UsageError(
             f"give a config, as in --config=configs/NAME.py:PRESET. {near_matches('', config_files(), 'Configs')} "
@@ -126,21 +137,22 @@ def _main(arguments: Sequence[str]) -> int:
         return 0
     _quiet()
     from trainer import experiment
-    from trainer.stopping import EXIT_RESUMABLE
     from trainer.xla import simulate_devices
 
-    if "distributed" in flags:
-        _join(flags["distributed"])
+    interrupted = _INTERRUPTED if "fast_dev_run" in flags else EXIT_RESUMABLE
+    if "distributed" in flags and (stopped := _join(flags["distributed"], flag)):
+        print(f"stopped before the processes joined: {stopped.reason}; start it again", file=sys.stderr)
+        return interrupted
     tries, devices = _number(flags, "fast_dev_run", "steps"), _number(flags, "simulated_devices", "devices")
     if devices:
         simulate_devices(devices)
     result = experiment.run(
-        config, workdir=workdir, mode=mode, checkpoint=flags.get("checkpoint", "last"), fast_dev_run=tries
+        config, workdir=workdir, mode=mode, checkpoint=flags.get("checkpoint", "last"), fast_dev_run=tries, flag=flag
     )
     if mode == "dry_run":
         print(json.dumps(result, indent=2, ensure_ascii=False))
     if mode == "fit" and result.stopped is not None and result.stopped.resumable:
-        return _INTERRUPTED if "fast_dev_run" in flags else EXIT_RESUMABLE
+        return interrupted
     return 0
 
 
@@ -168,7 +180,10 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, st
                 raise UsageError(f"--{name} needs a value, as in --{name}=VALUE.")
             value = rest.pop(0)
         if name.startswith("config."):
-            overrides.append((name.removeprefix("config."), value))
+            key = name.removeprefix("config.")
+            if (before := dict(overrides).get(key, value)) != value:
+                raise UsageError(f"--{name} is given twice, as {before} and as {value}: leave one of them out.")
+            overrides.append((key, value))
         elif name in flags:
             raise UsageError(f"--{name} is given twice.")
         else:
@@ -176,19 +191,19 @@ def _parse(arguments: Sequence[str]) -> tuple[dict[str, str], list[tuple[str, st
     return flags, overrides
 
 
-def _join(how: str) -> None:
-    """Joins the processes that --distributed names."""
+def _join(how: str, flag: StopFlag) -> StopReason | None:
+    """Joins the processes that --distributed names, or returns why it gave up waiting for them."""
     from trainer import hosts
 
     if how == "auto":
-        return hosts.initialize()
+        return hosts.initialize(flag=flag)
     coordinator, *numbers = how.split(",")
     if len(numbers) != 2 or ":" not in coordinator or not all(number.isdecimal() for number in numbers):
         raise UsageError(f"--distributed={how}: expected auto, or HOST:PORT,COUNT,INDEX as in 10.0.0.1:9000,2,0.")
     count, index = (int(number) for number in numbers)
     if problem := hosts.address_problem(coordinator, count, index):
         raise UsageError(f"--distributed={how}: {problem}.")
-    return hosts.initialize(coordinator, count, index)
+    return hosts.initialize(coordinator, count, index, flag=flag)
 
 
 def _number(flags: Mapping[str, str], flag: str, of: str) -> int:

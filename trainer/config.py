@@ -143,6 +143,8 @@ def load_config(spec: str) -> ConfigDict:
     """
     path, preset = _find(spec)
     if path.suffix == ".json":
+        if preset is not None:
+            raise ConfigError(f"{spec}: a stored config has no presets; give it without :{preset}.")
         return read_json(path)
     module = _execute(path, spec)
     presets: tuple[str, ...] = tuple(getattr(module, "PRESETS", ()))

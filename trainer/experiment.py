@@ -31,7 +31,7 @@ from trainer.writers import ConsoleWriter
 
 def run(
     config: ConfigDict, workdir: str | Path | None = None, mode: str = "fit", *, checkpoint: str = "last",
-    fast_dev_run: int = 0,
+    fast_dev_run: int = 0, flag: StopFlag | None = None,
 ) -> Any:  # fmt: skip
     """Runs a config.
 
@@ -45,6 +45,7 @@ def run(
       mode: `fit`, `eval` or `dry_run`.
       checkpoint: what `eval` evaluates: `last`, `best` (by the config's best_metric) or a step.
       fast_dev_run: try everything out in so many steps of each phase that is missing, in a temporary folder; 0: off.
+      flag: where `fit` is asked to stop from outside; None to listen to signals (SIGTERM, SIGUSR1, Ctrl-C).
 
     Returns:
       What `Trainer.fit`, `Trainer.evaluate` or `Trainer.dry_run` returned. A `fit` that was stopped while it trained or
@@ -59,8 +60,7 @@ def run(
     xla.use_deterministic_kernels(config.deterministic)
     check_parts(config)
     if mode == "fit" and fast_dev_run:
-        flag = StopFlag()
-        with stop_on_signals(flag):
+        with stop_on_signals(flag) as flag:
             return _try_out(config, folder, fast_dev_run, flag)
     if mode == "dry_run":
         return _dry_run(config, folder)
@@ -79,8 +79,7 @@ def run(
         )
     if mode == "eval":
         return _evaluate(config, folder, checkpoint)
-    flag = StopFlag()
-    with stop_on_signals(flag):
+    with stop_on_signals(flag) as flag:
         if missing:
             _check_chain(config, folder, phases, missing)
         for phase in missing:

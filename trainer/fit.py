@@ -122,7 +122,7 @@ class Fit:
             if names := trainer.evaluations.due(run.step, last):
                 self._evaluate(names)
             best = bool(names) and self.checkpoints.is_best(self.measured)
-            unknown = self._unknown_best(names, last) if names else ""
+            unknown = self._unknown_figure(names, last) if names else ""
             saves = last or best or bool(unknown) or is_due(run.step, trainer.checkpoint_every)
             if logs or names or saves or is_due(run.step, hosts.SYNC_EVERY):
                 self.flag.agree()
@@ -187,25 +187,27 @@ class Fit:
                 self.measured.update(scalars)
                 write_evaluation(run.writer, run.step, result._replace(scalars=scalars))
 
-    def _unknown_best(self, names: Sequence[str], last: bool) -> str:
-        """What to say once all evaluators have run and none gave `best_metric`, which so never comes; "" before.
+    def _unknown_figure(self, names: Sequence[str], last: bool) -> str:
+        """What to say once all evaluators have run and none gave a figure that somebody waits for; "" before.
 
-        After the last step there is nothing left to compare, and a line of warning has to do.
+        After the last step there is nothing left to wait for, and a line of warning has to do.
         """
-        best, run = self.trainer.best, self.run
-        if best is None:
+        run, awaited = self.run, self.trainer.awaited
+        if not awaited:
             return ""
         self.tried.update(names)
         self.figures.update(self.measured)
-        more_to_come = self.tried < set(self.trainer.evaluations.due(0, last=True))
-        if hosts.gather_json(more_to_come or best.metric in self.figures)[0]:
-            return ""
-        known = near_matches(best.metric, self.figures, "Figures")
-        problem = f"best_metric = {best.metric!r}, but no evaluation gives it. {known}"
-        if last:
+        problem = ""
+        if self.tried >= set(self.trainer.evaluations.due(0, last=True)):
+            problem = next((
+                f"{setting} = {figure!r}, but no evaluation gives it. {near_matches(figure, self.figures, 'Figures')}"
+                for setting, figure in awaited.items() if figure not in self.figures
+            ), "")  # fmt: skip
+        problem = hosts.gather_json(problem)[0]
+        if problem and last:
             _log.warning("%s: %s", run.workdir, problem)
             return ""
-        return f"{problem} Step {run.step} is saved in {run.workdir}: start it again with --config.best_metric=NAME."
+        return problem and f"{problem} Step {run.step} is saved in {run.workdir}: start it again with another name."
 
     def _save(self) -> None:
         run, trainer = self.run, self.trainer

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import sys
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,7 +20,10 @@ _SHORT = 252  # bytes of JSON that take one exchange; what is longer takes two
 _KINDS = {kind.__name__: kind for kind in (CheckpointError, ConfigError, DataError, TrainingError, UserError, OSError)}
 
 
-def initialize(coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None) -> None:
+def initialize(
+    coordinator: str | None = None, num_processes: int | None = None, process_id: int | None = None, *,
+    flag: StopFlag | None = None,
+) -> StopReason | None:  # fmt: skip
     """Joins the processes of a run; to be called in each of them, before JAX computes anything.
 
     Without arguments JAX asks the cluster (Slurm, Open MPI, Kubernetes, Cloud TPU).
@@ -28,6 +32,10 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
       coordinator: HOST:PORT, where the first process can be reached.
       num_processes: how many there are.
       process_id: which one this is, from 0.
+      flag: ends the wait for the others when a stop is asked for there.
+
+    Returns:
+      None once all have joined; else the stop that ended the wait, after which this process can only end.
 
     Raises:
       ConfigError: only some of the arguments were given, they are no address and numbers, or the others could not be
@@ -41,13 +49,27 @@ def initialize(coordinator: str | None = None, num_processes: int | None = None,
     # JAX's own service would take SIGTERM away from whoever listens to it.
     if hasattr(jax.config, "jax_enable_preemption_service"):
         jax.config.update("jax_enable_preemption_service", False)
-    try:
-        jax.distributed.initialize(coordinator, num_processes, process_id)
-    except (RuntimeError, ValueError) as error:
+    if coordinator is not None:
+        say(f"process {process_id}: waiting for {num_processes} processes at {coordinator}")
+    failed: list[Exception] = []
+
+    def join() -> None:
+        try:
+            jax.distributed.initialize(coordinator, num_processes, process_id)
+        except (RuntimeError, ValueError) as error:
+            failed.append(error)
+
+    # JAX waits for the others in C++, where no signal of this thread would be heard.
+    joining = threading.Thread(target=join, daemon=True)
+    joining.start()
+    while joining.is_alive() and (flag is None or flag.value is None):
+        joining.join(0.1)
+    if failed:
         raise ConfigError(
-            f"The processes cannot be joined ({error}). Give the coordinator's HOST:PORT, the number of processes and "
-            "this one's number, or start them in a cluster that JAX knows."
-        ) from error
+            f"The processes cannot be joined ({failed[0]}). Give the coordinator's HOST:PORT, the number of processes "
+            "and this one's number, or start them in a cluster that JAX knows."
+        ) from failed[0]
+    return flag.value if flag is not None and joining.is_alive() else None
 
 
 def address_problem(coordinator: str, num_processes: int, process_id: int) -> str:

@@ -94,10 +94,12 @@ class Window:
         self.flops = state.get("flops", 0.0)
 
     def _fetch(self) -> None:
-        steps = [(step.names, np.asarray(step.values).tolist()) for step in jax.device_get(self._pending)]
-        self._pending = []
-        for names, values in steps:
-            add_up(self._sums, self._counts, zip(names, values, strict=True))
+        steps, self._pending = self._pending, []
+        if jax.default_backend() != "cpu":
+            for step in steps:  # all transfers at once; on CPUs there is nothing to transfer, and asking costs time
+                step.values.copy_to_host_async()
+        for step in steps:
+            add_up(self._sums, self._counts, zip(step.names, np.asarray(step.values).tolist(), strict=True))
 
 
 def add_up(sums: dict[str, float], counts: dict[str, int], values: Iterable[tuple[str, float]]) -> None:

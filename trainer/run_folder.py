@@ -18,6 +18,7 @@ CONFIG = "config.json"
 EXAMPLE = "example.json"
 # What a run leaves behind once it has done anything; a config alone may be replaced.
 _RESULTS = ("checkpoints", "metrics.jsonl", "media", "report.html")
+_LONGEST = 255  # bytes of a folder's name, of nearly all file systems
 # Fields that say what to measure, not what to train: `--mode=eval` may change them.
 MEASURING = ("evaluators", "eval_data", "eval_batches", "limit_eval_batches")
 
@@ -26,12 +27,16 @@ def locate(config: ConfigDict, workdir: str | Path | None = None) -> Path:
     """The folder of a run: `workdir`, or ROOT/NAME.
 
     Raises:
-      ConfigError: the name leads out of the root, or has characters that checkpoints cannot be saved under.
+      ConfigError: the name leads out of the root, is too long, or has characters that no checkpoint is saved under.
     """
     if workdir is not None:
         return Path(workdir).expanduser()
     if "\\" in config.name or not config.name.isprintable():
         raise ConfigError(f"the run name {config.name!r} has a backslash or a control character; give a plain name.")
+    if (longest := max(len(os.fsencode(part)) for part in config.name.split("/"))) > _LONGEST:
+        raise ConfigError(
+            f"the run name {config.name[:20]!r}… has {longest} bytes, more than {_LONGEST}; give a shorter one."
+        )
     root = Path(config.root).expanduser()
     folder = root / config.name
     inside = Path(os.path.abspath(folder)).is_relative_to(os.path.abspath(root))
@@ -97,7 +102,9 @@ def check(folder: Path, config: ConfigDict, ignore: Sequence[str] = ()) -> bool:
                 )
             return False
     except OSError as e:
-        raise UserError(f"cannot read the run folder {folder}: {e.strerror}.") from e
+        raise UserError(
+            f"cannot read the run folder {folder}: {e.strerror}. Give another --config.name=NAME or --workdir=DIR."
+        ) from e
     stored = read_config(folder)
     lines = diff(stored, config, (*NEUTRAL, *ignore))
     if not lines:

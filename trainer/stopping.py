@@ -48,14 +48,21 @@ class StopFlag:
 
 
 @contextlib.contextmanager
-def stop_on_signals(flag: StopFlag) -> Iterator[None]:
+def stop_on_signals(given: StopFlag | None = None) -> Iterator[StopFlag]:
     """Turns SIGTERM, SIGUSR1 and Ctrl-C into a resumable stop request while the context is open.
 
     A second Ctrl-C raises KeyboardInterrupt at once. The handlers found are put back at the end. Outside the main
-    thread Python allows no handlers, and the context changes nothing.
+    thread Python allows no handlers, and none are put up.
+
+    Args:
+      given: a flag that somebody else listens for already: it is yielded, and nothing changes.
+
+    Yields:
+      The flag that is set.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield
+    flag = StopFlag() if given is None else given
+    if given is not None or threading.current_thread() is not threading.main_thread():
+        yield flag
         return
     interrupts = 0
 
@@ -76,7 +83,7 @@ def stop_on_signals(flag: StopFlag) -> Iterator[None]:
             if hasattr(signal, name):
                 number = getattr(signal, name)
                 before[number] = signal.signal(number, handle)
-        yield
+        yield flag
     finally:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)

@@ -105,8 +105,9 @@ class Trainer:
             self.task.check_batch(self._first_batch)
             del self._first_batch
             self._check_evaluators()
-            if self.best is not None and not self.evaluations.due(0, last=True):
-                raise ConfigError(f"best_metric = {self.best.metric!r}, but the run has no evaluation: give eval_data.")
+            if not self.evaluations.due(0, last=True):
+                for setting, figure in self.awaited.items():
+                    raise ConfigError(f"{setting} = {figure!r}, but the run has no evaluation: give eval_data.")
             if trace:
                 self.program.trace()
             self._checked = True
@@ -122,10 +123,7 @@ class Trainer:
           DataError: the checkpoint's data position does not fit the data.
         """
         self.check()
-        if flag is not None:
-            return Fit(self, flag).run_to_end()
-        flag = StopFlag()
-        with stop_on_signals(flag):
+        with stop_on_signals(flag) as flag:
             return Fit(self, flag).run_to_end()
 
     def evaluate(self, checkpoint: int | None = None) -> dict[str, float]:
@@ -191,6 +189,18 @@ class Trainer:
         own = {} if self.eval_data is None else {"eval": held_out}
         evaluators = merge_evaluators(own, self.task.evaluators(), self.evaluators)
         return Evaluations(evaluators, self.eval_every, self.seed, self.precision)
+
+    @functools.cached_property
+    def awaited(self) -> dict[str, str]:
+        """The evaluations' figures that the run cannot do without, by the setting that names each."""
+        best = {} if self.best is None else {"best_metric": self.best.metric}
+        callbacks = self.callbacks
+        named = callbacks.items() if isinstance(callbacks, Mapping) else [("", callback) for callback in callbacks]
+        of_callbacks = {
+            f"callbacks.{name}.{setting}" if name else f"{type(callback).__name__}.{setting}": figure
+            for name, callback in named for setting, figure in callback.awaits().items()
+        }  # fmt: skip
+        return best | of_callbacks
 
     def _check_evaluators(self) -> None:
         if self.eval_data is not None:

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet
 import pytest
 import tensorflow_datasets as tfds
 from array_record.python.array_record_module import ArrayRecordReader
@@ -71,21 +72,26 @@ RLDS_STEP = {
 }  # fmt: skip
 
 
-def store(data_dir, name, features, examples):
+def rlds():
+    """Features and episodes of a data set of RLDS form."""
+    episodes = [[rlds_step(e, t) for t in range(length)] for e, length in enumerate(LENGTHS)]
+    return {"steps": F.Dataset(RLDS_STEP), "id": F.Text()}, [{"steps": steps, "id": "x"} for steps in episodes]
+
+
+def store(data_dir, name, features, examples, file_format="array_record"):
     """Writes a data set of one split."""
     builder = writing._Builder(
         name=name, version="1.0.0", data_dir=data_dir, features=F.FeaturesDict(features),
-        split_datasets={"train": enumerate(examples)}, file_format="array_record", disable_shuffling=True,
+        split_datasets={"train": enumerate(examples)}, file_format=file_format, disable_shuffling=True,
     )  # fmt: skip
-    builder.download_and_prepare(file_format="array_record")
+    builder.download_and_prepare(file_format=file_format)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder with RLDS episodes, and with flat ones of odd features."""
     path = tmp_path_factory.mktemp("foreign")
-    episodes = [[rlds_step(e, t) for t in range(length)] for e, length in enumerate(LENGTHS)]
-    store(path, "robot", {"steps": F.Dataset(RLDS_STEP), "id": F.Text()}, [{"steps": s, "id": "x"} for s in episodes])
+    store(path, "robot", *rlds())
     gray = [[{"observation": np.full((8, 8), shade(e, t), np.uint8), "action": t} for t in range(6)] for e in range(2)]
     plain = {"observation": F.Tensor(shape=(8, 8), dtype=np.uint8), "action": np.int64}
     store(path, "gray", {"steps": F.Dataset(plain)}, [{"steps": steps} for steps in gray])
@@ -285,6 +291,40 @@ def test_the_usual_format_of_published_data_sets_is_read_too(folder, tmp_path):
     with pytest.raises(DataError, match="ends within a record"):
         source(tmp_path, split="train[2:]").prepare()
     source(tmp_path, split="train[:2]").prepare()
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """The same as Parquet, in two shards, and their folder."""
+    store(tmp_path, "robot", *rlds(), file_format="parquet")
+    made = tmp_path / "robot" / "1.0.0"
+    (whole,) = made.glob("*.parquet*")
+    table = pyarrow.parquet.read_table(whole)
+    whole.unlink()
+    for shard, part in enumerate((table[:3], table[3:])):
+        pyarrow.parquet.write_table(part, made / f"robot-train.parquet-0000{shard}-of-00002")
+    info = json.loads((made / "dataset_info.json").read_text())
+    info["splits"][0]["shardLengths"] = ["3", "1"]
+    (made / "dataset_info.json").write_text(json.dumps(info))
+    return tmp_path, made
+
+
+@pytest.mark.parametrize("split", ["train", "train[1:]", "train[:2]", "train[3:]+train[1:2]"])
+def test_parquet_files_are_read_too_and_of_a_part_of_a_split_no_more_than_that(folder, parquet, split):
+    settings = {"keys": {"actions": MOVE}, "split": split, "shuffle": False, "batch_size": 1, "num_epochs": 1}
+    given = [list(source(path, **settings).iterator(seed=0)) for path in (parquet[0], folder)]
+    for batch, other in zip(*given, strict=True):
+        assert_arrived(batch)
+        np.testing.assert_array_equal(batch["frames"], other["frames"])
+
+
+def test_a_parquet_file_that_is_cut_short_is_named(parquet):
+    path, made = parquet
+    file = made / "robot-train.parquet-00001-of-00002"
+    file.write_bytes(file.read_bytes()[:-3])
+    with pytest.raises(DataError, match=r"^robot/1.0.0, split 'train', cannot be read: .*00001-of-00002.* again\.$"):
+        source(path).prepare()
+    source(path, split="train[:2]").prepare()
 
 
 def test_nothing_of_it_needs_tensorflow(folder):

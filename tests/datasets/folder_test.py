@@ -1,8 +1,10 @@
 """A folder of recordings becomes a data set, or a list of all that is wrong with it."""
 
 import json
+import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 
@@ -151,6 +153,75 @@ def test_links_that_lead_nowhere_are_told(recordings, run):
     status, _, said = run(source)
     assert status == 0
     assert "note: not read: more\n" in said
+
+
+def test_what_is_called_like_a_recording_and_is_no_file_is_told(recordings, run, tmp_path):
+    source = recordings(a=arrays(0), b=arrays(1))
+    (source / "d.npz").mkdir()
+    (source / "d.npz" / "frames.npy").write_bytes(b"")  # an archive that somebody unpacked
+    os.mkfifo(source / "e.npz")
+    status, _, errors = run(source)
+    assert status == 1
+    assert errors.splitlines()[2:] == [
+        "  d.npz: is a folder; a recording is a file", "  e.npz: is no ordinary file; a recording is a file",
+    ]  # fmt: skip
+    assert not (tmp_path / "out").exists()
+    (source / "e.npz").unlink()
+    shutil.copy(source / "a.npz", source / "d.npz" / "c.npz")  # a folder of recordings may be called so
+    assert run(source)[0] == 0
+    assert "d.npz/frames.npy" in run(source, "--version=2.0.0")[2]
+
+
+@pytest.mark.parametrize(
+    ("actions", "place"),
+    [
+        ([0, 1, 2, 1, 3000, 2, 1], "actions[4]: is 3000, and no choice from 5 to 2999 is"),
+        ([0, 1, 2, 40, 3000, 2, 1], "actions[3]: is 40, and no choice from 5 to 39 is"),
+        ([0, 1, 2, 1, 22, 2, 1], "actions[4]: is 22, and no choice from 5 to 21 is"),
+        ([3000, 1, 2, 1, 21, 2, 1], None),  # the first led nowhere, and 16 choices may well not be taken
+    ],
+)
+def test_a_choice_far_above_all_others_is_refused_unless_it_is_meant(recordings, run, tmp_path, actions, place):
+    source = recordings(a=arrays(0), b=arrays(1, actions=np.array(actions)), c=arrays(2))
+    status, said, errors = run(source)
+    if place is not None:
+        assert (status, said) == (1, "")
+        assert errors.splitlines()[2:] == [
+            f"  b.npz: {place} ever taken; count choices from 0 without gaps, or give --sparse_choices if it is meant"
+        ]
+        assert not (tmp_path / "out").exists()
+        status, said, _ = run(source, "--sparse_choices")
+    assert status == 0
+    assert f"categorical, 0 … {max(actions[1:])}" in said
+
+
+def test_many_choices_may_have_wide_gaps(recordings, run):
+    steps = np.arange(40)
+    many = {"frames": np.zeros((40, 8, 8, 3), np.uint8), "rewards": steps}
+    status, said, _ = run(recordings(**{name: many | {"actions": steps + 35 * (steps > 36)} for name in "ab"}))
+    assert (status, "categorical, 0 … 74" in said) == (0, True)
+
+
+@pytest.mark.parametrize(
+    ("values", "note"),
+    [
+        (
+            [0, 1, 2, 1, 0, 2, 1],
+            "though 12 of 12 are whole, 0 … 2. For choices store whole numbers (in a table: 1",
+        ),
+        ([0, 1, 2, 1, 1.5, 2, 1], "since b.npz has 1.5 at actions[4]; 11 of 12 are whole, 0 … 2. Where choices were"),
+        ([0, 1, 2, 0.5, 1.5, 2, 1], None),
+        ([0, 1, 2, -1, 1, 2, 1], None),
+        ([0, 1, 2, 1, 5000, 2, 1], None),
+    ],
+)
+def test_numbers_that_look_like_choices_are_noted(recordings, run, values, note):
+    source = recordings(
+        a=arrays(0, actions=np.array([0.0, 1, 2, 0, 1, 2, 0])), b=arrays(1, actions=np.array(values, float))
+    )
+    status, said, notes = run(source)
+    assert (status, "continuous, 1 number" in said) == (0, True)
+    assert f"note: actions: numbers, not choices, {note}" in notes if note else "not choices" not in notes
 
 
 def test_what_stands_with_the_first_frame_may_be_anything(recordings, run, tmp_path):

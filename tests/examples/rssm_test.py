@@ -10,62 +10,22 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
-from reverie_rssm.actor_critic import ReturnRange, actor_loss
 from reverie_rssm.behavior_task import RssmBehaviorTask
 from reverie_rssm.imagination import Imagination, RssmEyes
 from reverie_rssm.inputs import action_vectors
-from reverie_rssm.losses import balanced_kl, kl
 from reverie_rssm.networks import merge, spread
 from reverie_rssm.rssm import State, draw
 from reverie_rssm.task import RssmTask
+from small_world import BATCH, MODEL, TIME, behavior, keys, make_batch, shapes, upstream, world
 
 from models.actions import Component
-from models.imagination import Moment, Rollout, roll_out
-from trainer import ConfigError, DataError, Task, Upstream, cli, experiment
+from models.imagination import roll_out
+from trainer import ConfigError, DataError, Task, cli, experiment
 from trainer.writers import read_jsonl
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "rssm"
 CONFIGS = EXAMPLE / "reverie_rssm" / "configs"
-MODEL = {
-    "deter": 16, "hidden": 24, "groups": 6, "classes": 4, "depth": 8, "patch": 2, "stages": 1,
-    "actions": {"move": {"kind": "categorical", "size": 3}},
-}  # fmt: skip
-HEADS = {"hidden": 16, "layers": 1, "bins": 15, "limit": 4.0}
-BATCH, TIME = 3, 6
-
-
-def make_batch(seed=0, rows=BATCH, frames=TIME, **fields):
-    numbers = np.random.default_rng(seed)
-    batch = {
-        "frames": numbers.integers(0, 256, (rows, frames, 8, 8, 3)).astype(np.uint8),
-        "actions": numbers.integers(0, 3, (rows, frames)).astype(np.int32),
-        "rewards": numbers.normal(size=(rows, frames)).astype(np.float32),
-        "continues": np.ones((rows, frames), np.float32),
-        "is_first": np.zeros((rows, frames), bool),
-        "independent": np.zeros(rows, bool),
-        "labelled": np.ones(rows, bool),
-    }
-    return batch | fields
-
-
-def shapes(batch):
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
-
-
-@functools.cache
-def world():
-    """A task and parameters: those of a fresh model, larger, so that latents are sure of themselves."""
-    task = RssmTask(model=MODEL, heads=HEADS, rollout={"context": 3, "clips": 4})
-    task.setup({}, shapes(make_batch()))
-    params = task.init_params(jax.random.key(0), make_batch())
-    numbers = np.random.default_rng(0)
-    return task, jax.tree.map(lambda x: 1.5 * x + 0.2 * numbers.normal(size=x.shape).astype(np.float32), params)
-
-
-def keys(seed, count=TIME):
-    return jax.random.split(jax.random.key(seed), count)
 
 
 @functools.cache
@@ -265,40 +225,6 @@ def test_gradients_pass_straight_through_a_draw():
     np.testing.assert_allclose(through, weights * jnp.exp(logits), rtol=1e-6)
 
 
-def test_the_kl_is_balanced_and_free_below_its_bits():
-    numbers = jax.random.normal(jax.random.key(0), (2, 5, 3, 4))
-    posterior, prior = jax.nn.log_softmax(3 * numbers)
-
-    def term(index, free):
-        return jax.grad(lambda p, q: jnp.sum(balanced_kl(p, q, free)[index]), argnums=(0, 1))(posterior, prior)
-
-    np.testing.assert_allclose(balanced_kl(posterior, prior, 0.0), [kl(posterior, prior)] * 2, rtol=1e-6)
-    to_posterior, to_prior = term(0, 0.0)
-    assert not to_posterior.any()
-    np.testing.assert_allclose(to_prior, -jnp.exp(posterior), rtol=1e-5)
-    to_posterior, to_prior = term(1, 0.0)
-    assert to_posterior.all()
-    assert not to_prior.any()
-    each = kl(posterior, prior)
-    between = float(jnp.sort(each)[2]) + 1e-4
-    np.testing.assert_allclose(balanced_kl(posterior, prior, between)[0], jnp.maximum(each, between))
-    for index, mine in ((0, 1), (1, 0)):
-        taught = np.abs(term(index, between)[mine]).sum(axis=(1, 2)) > 0
-        np.testing.assert_array_equal(taught, each > between)
-
-
-def test_the_reward_of_a_first_frame_is_not_learned():
-    task, params = world()
-    batch = make_batch(is_first=np.broadcast_to(np.arange(TIME) == 0, (BATCH, TIME)))
-
-    @jax.jit
-    def loss(batch):
-        return task.loss(params, {}, batch, rng=jax.random.key(0), step=0, extra={}, train=True).loss
-
-    assert loss(batch) == loss(edited(batch, "rewards", 0, lambda rewards: rewards + 1))
-    assert loss(batch) != loss(edited(batch, "rewards", 1, lambda rewards: rewards + 1))
-
-
 def test_a_dream_sees_no_frame_beyond_its_context():
     task, params = world()
     batch = make_batch()
@@ -320,70 +246,6 @@ def test_half_precision_computes_in_half_precision():
     assert (states.deter.dtype, states.stoch.dtype, logits.dtype) == (jnp.bfloat16, jnp.bfloat16, jnp.float32)
     seen = jax.eval_shape(lambda p, f: task.model(p).decoder(f), half, jax.ShapeDtypeStruct((BATCH, 40), jnp.bfloat16))
     assert seen.dtype == jnp.bfloat16
-
-
-def test_the_range_of_returns():
-    ranges = ReturnRange.empty()
-    assert ranges.scale == 1
-    for _ in range(2):
-        ranges = ranges.update(jnp.linspace(-100, 100, 201), 0.99)
-        assert float(ranges.scale) == pytest.approx(180, rel=1e-4)  # at once, not after a hundred batches
-    assert ReturnRange.empty().update(jnp.zeros(5), 0.9).scale == 1
-
-
-def test_an_undecided_policy_is_rewarded_and_good_actions_are_reinforced():
-    logits = jnp.zeros((1, 2, 3))
-
-    def loss(logits, advantage, entropy_weight):
-        logs = jax.nn.log_softmax(logits)
-        entropy = -jnp.sum(jnp.exp(logs) * logs, -1)
-        return actor_loss(
-            logs[..., 1], entropy, advantage, jnp.float32(2.0), jnp.array([[1.0, 0.0]]), entropy_weight=entropy_weight
-        )
-
-    push = -jax.grad(loss)(logits, jnp.array([[4.0, 4.0]]), 0.0)
-    np.testing.assert_allclose(push[0], [[-2 / 3, 4 / 3, -2 / 3], [0, 0, 0]], atol=1e-6)  # 4 ÷ 2, where it is reached
-    peaked = logits.at[..., 0].set(2.0)
-    assert jax.grad(loss)(peaked, jnp.zeros((1, 2)), 1.0)[0, 0, 0] > 0
-
-
-def upstream():
-    task, params = world()
-    return {"world": Upstream(task=task, params=params, run=Path("logs/world"), step=1)}
-
-
-def behavior(**fields):
-    sizes = {"hidden": 16, "layers": 1, "bins": 15, "limit": 4.0}
-    task = RssmBehaviorTask(context=TIME, horizon=4, policy=sizes, value=sizes, **fields)
-    task.setup(upstream(), shapes(make_batch()))
-    return task
-
-
-def test_the_policy_learns_what_is_rewarded():
-    task = behavior(discount=0.5, entropy_weight=0.0)
-    params = task.init_params(jax.random.key(0), make_batch())
-    extra, tx = task.init_extra(params), optax.adam(3e-2)
-    features = jax.random.normal(jax.random.key(1), (16, 5, task.world.config.rssm.features))
-    moment = Moment(features[:, :-1], None, None, None)
-
-    @jax.jit
-    def step(params, extra, opt_state, rng):
-        actions = task.policy(params["policy"])(None, moment, 0, rng)
-        rewards = (actions["move"] == 2).astype(jnp.float32)
-        rollout = Rollout(features, actions, rewards, jnp.ones_like(rewards), None)
-
-        def loss(params):
-            value, metrics, after = task.objective(params, extra, rollout)
-            return value, (metrics, after)
-
-        grads, (_, extra_after) = jax.grad(loss, has_aux=True)(params)
-        updates, opt_state = tx.update(grads, opt_state)
-        return optax.apply_updates(params, updates), extra_after, opt_state
-
-    opt_state = tx.init(params)
-    for key in keys(2, 60):
-        params, extra, opt_state = step(params, extra, opt_state, key)
-    assert jnp.mean(task.policy(params["policy"])(None, moment, 0, jax.random.key(3))["move"] == 2) > 0.9
 
 
 def test_what_cannot_work_is_refused():

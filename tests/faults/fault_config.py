@@ -1,5 +1,8 @@
 """Twenty steps that save, evaluate and log out of step with each other: `first`, `second` on it, `frames` on files."""
 
+import importlib
+import os
+
 from ml_collections import ConfigDict
 
 from trainer.config import base_config
@@ -9,6 +12,8 @@ PRESETS = ("first", "second", "frames")
 
 def get_config(preset: str) -> ConfigDict:
     """The config of a preset; `second` finds this file in the folder it is started in."""
+    if os.environ.get("FAULT_AT") == "config":
+        importlib.import_module("fault_parts").moment("config")
     config = base_config()
     config.name = preset
     config.steps = 20

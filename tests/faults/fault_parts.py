@@ -107,6 +107,25 @@ class Regression(Task):
         return LossOutput(loss, metrics, {**extra, "seen": extra["seen"] + 1})
 
 
+class Slow(Regression):
+    """The same with a step that takes seconds to compile; when that begins, the file `compiling` is made."""
+
+    def loss(self, params, frozen, batch, *, rng, step, extra, train):
+        """The squared error, after many small products that all differ."""
+        x = batch["x"]
+        for n in range(1, 150 if train else 1):
+            x = jnp.tanh(x @ jnp.full((x.shape[-1], n % 7 + 3), 1 / n))
+        out = super().loss(params, frozen, batch, rng=rng, step=step, extra=extra, train=train)
+        if train:
+            jax.monitoring.register_event_listener(lambda event, **_: _note_compilation(event))
+        return out._replace(loss=out.loss + 1e-3 * jnp.sum(x))
+
+
+def _note_compilation(event: str) -> None:
+    if event == "/jax/compilation_cache/compile_requests_use_cache":
+        (FOLDER / "compiling").touch()
+
+
 class Rows:
     """An endless stream whose n-th batch depends on the seed and n alone.
 
@@ -127,13 +146,14 @@ class Rows:
         return {"held_out": self.held_out, "bad": list(self.bad)}
 
     def iterator(self, *, seed, process_index=0, process_count=1):
-        """From the first batch on."""
-        return _Position(self, seed)
+        """From the first batch on, the rows of one process."""
+        rows = slice(4 * process_index // process_count, 4 * (process_index + 1) // process_count)
+        return _Position(self, seed, rows)
 
 
 class _Position:
-    def __init__(self, source, seed):
-        self.source, self.seed, self.n = source, seed, 0
+    def __init__(self, source, seed, rows):
+        self.source, self.seed, self.rows, self.n = source, seed, rows, 0
 
     def __next__(self):
         time.sleep(0.0 if self.source.held_out else PACE)
@@ -141,7 +161,7 @@ class _Position:
         x = np.random.default_rng([self.seed, self.source.held_out, self.n]).normal(size=(4, 3)).astype(np.float32)
         if self.n in self.source.bad:
             x[0, 0] = np.nan
-        return {"x": x, "n": np.full(4, self.n, np.int32)}
+        return {"x": x[self.rows], "n": np.full(4, self.n, np.int32)[self.rows]}
 
     def get_state(self):
         return {"n": self.n}
@@ -207,3 +227,6 @@ class Watch(Callback):
 def _digest(leaf) -> str:
     data = jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
     return hashlib.sha256(np.asarray(data).tobytes()).hexdigest()
+
+
+moment("import")

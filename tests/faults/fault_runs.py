@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -34,7 +35,7 @@ class Process:
     """
 
     def __init__(self, words: Sequence[str], folder: Path, place: Path, environment: dict[str, str]) -> None:
-        self._place, self._printed = place, place / "printed.txt"
+        self.place, self._printed = place, place / "printed.txt"
         with self._printed.open("wb") as file:
             environment = {**environment, "FAULT_FOLDER": str(place)}
             self._process = subprocess.Popen(words, cwd=folder, env=environment, stdout=file, stderr=file)
@@ -47,7 +48,7 @@ class Process:
     @property
     def trace(self) -> list[str]:
         """What `fault_parts.Watch` has seen, as "step 3"."""
-        path = self._place / "trace.txt"
+        path = self.place / "trace.txt"
         return path.read_text().splitlines() if path.exists() else []
 
     @property
@@ -70,12 +71,12 @@ class Process:
 
     def reached(self) -> "Process":
         """Waits until the process is where `at` says."""
-        self.until((self._place / "reached").exists, "the moment")
+        self.until((self.place / "reached").exists, "the moment")
         return self
 
     def go(self) -> None:
         """Lets it go on from there."""
-        (self._place / "go").touch()
+        (self.place / "go").touch()
 
     def signal(self, number: int) -> None:
         """Sends a signal."""
@@ -92,11 +93,11 @@ class Runs:
 
     Args:
       folder: where.
-      cache: of compiled programs.
+      cache: of compiled programs; others may share it.
     """
 
     def __init__(self, folder: Path, cache: Path) -> None:
-        self.folder, self._cache, self._started = folder, cache, []
+        self.folder, self.cache, self._started = folder, cache, []
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "fault_config.py").write_bytes((HERE / "fault_config.py").read_bytes())
 
@@ -118,7 +119,7 @@ class Runs:
         }  # fmt: skip
         words = [*wrap, sys.executable, "-m", "trainer", *(arguments or [CONFIG])]
         if not any(word.startswith("--config.compilation_cache") for word in words):
-            words.append(f"--config.compilation_cache={self._cache}")
+            words.append(f"--config.compilation_cache={self.cache}")
         place = Path(tempfile.mkdtemp(prefix="process-", dir=self.folder.parent))
         self._started.append(Process(words, self.folder, place, variables))
         return self._started[-1]
@@ -134,6 +135,13 @@ class Runs:
         """Kills what still lives."""
         for process in self._started:
             process.kill()
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        return free.getsockname()[1]
 
 
 def lines(run: Path) -> list[list[tuple[str, Any]]]:

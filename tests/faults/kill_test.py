@@ -2,19 +2,20 @@
 
 import contextlib
 import random
+import shutil
 import time
 
 import pytest
-from fault_runs import CONFIG, FIRST, result, steps
+from fault_runs import CONFIG, FIRST, Runs, result, steps
 
 LONG = (CONFIG, "--config.steps=45")
 SEED = 20
 # Four kills in each of five chains; `saving` is sure to fall into a save, `seen_saving` almost always does.
 CHAINS = (
-    ("running", "saving", "running", "seen_saving"),
+    ("running", "saving", "evaluating", "seen_saving"),
     ("starting", "seen_saving", "running", "saving"),
-    ("saving", "running", "starting", "running"),
-    ("running", "running", "saving", "running"),
+    ("saving", "evaluating", "starting", "running"),
+    ("running", "running", "saving", "evaluating"),
     ("seen_saving", "saving", "seen_saving", "running"),
 )
 
@@ -53,6 +54,9 @@ def kill(runs, kind, random, leg):
         process.until(lambda: after in process.trace, after)
         time.sleep(random.uniform(0, 0.05))
         moment = after
+    elif kind == "evaluating":
+        moment = f"eval:{random.choice([n for n in range(leg * 10 + 1, leg * 10 + 11) if n % 4 == 0])}"
+        process = runs.start(*LONG, at=moment).reached()
     else:
         process = runs.start(*LONG, at=f"step:{leg * 10 + 1}")
         time.sleep(random.uniform(0, 3))  # imports, data, restoring, compilation
@@ -61,12 +65,27 @@ def kill(runs, kind, random, leg):
     return f"{kind}: {moment}; checkpoints {steps(run)}", bool(unfinished(run) - before)
 
 
+def finish_a_copy(runs, name):
+    """Runs a copy of what a kill has left to its end; returns that, and whether it was continued as it should be."""
+    copy = Runs(runs.folder.parent / name, runs.cache)
+    try:
+        if (runs.folder / "logs").exists():
+            shutil.copytree(runs.folder / "logs", copy.folder / "logs")
+        saved = steps(copy.folder / FIRST)
+        printed = copy.run(*LONG).printed
+    finally:
+        copy.close()
+    return result(copy.folder / FIRST), ("continues at step" in printed) == bool(saved)
+
+
 @pytest.mark.parametrize("chain", range(len(CHAINS)))
 def test_a_run_that_is_killed_again_and_again_ends_bit_for_bit_as_the_undisturbed_one(runs, long_run, chain):
-    dice = random.Random(f"{SEED}-{chain}")
-    killed = [kill(runs, kind, dice, leg) for leg, kind in enumerate(CHAINS[chain])]
-    story = f"seed {SEED}\n" + "\n".join(line for line, _ in killed)
-    for kind, (line, saving) in zip(CHAINS[chain], killed, strict=True):
-        assert saving or kind != "saving", f"not in a save: {line}\n{story}"
-    assert "continues at step" in runs.run(*LONG).printed, story
-    assert result(runs.folder / FIRST) == long_run, story
+    """Each process goes on from what the kill before left; beside it, a copy of that is run to its end."""
+    dice, story = random.Random(f"{SEED}-{chain}"), f"seed {SEED}"
+    for leg, kind in enumerate(CHAINS[chain]):
+        line, saving = kill(runs, kind, dice, leg)
+        story += f"\n{line}"
+        assert saving or kind != "saving", f"not in a save: {story}"
+        end, continued = finish_a_copy(runs, f"after-{leg}")
+        assert continued, story
+        assert end == long_run, story

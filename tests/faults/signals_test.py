@@ -1,9 +1,11 @@
 """SIGTERM at any time: what was done is saved, exit code 75, and the same command continues bit for bit."""
 
+import shutil
 import signal
+import time
 
 import pytest
-from fault_runs import FIRST, result, steps
+from fault_runs import CONFIG, FIRST, free_port, result, steps
 
 SECOND = "--config=fault_config.py:second"
 
@@ -38,6 +40,23 @@ def test_a_stopped_run_saves_where_it_is_and_continues_bit_for_bit(runs, undistu
     assert result(run) == undisturbed
 
 
+def test_a_signal_in_the_middle_of_a_compilation_is_heeded_after_the_first_step(runs, tmp_path):
+    settings = ("--config.task.target=fault_parts:Slow", f"--config.compilation_cache={tmp_path}/new")
+    process = runs.start(CONFIG, *settings)
+    process.until((process.place / "compiling").exists, "the compilation of the step")
+    time.sleep(0.1)
+    process.signal(signal.SIGTERM)
+    time.sleep(0.1)
+    assert "step 1" not in process.trace
+    assert process.end() == 75, process.printed
+    assert steps(runs.folder / FIRST) == [1]
+    assert "continues at step 1" in runs.run(CONFIG, *settings).printed
+    ended = result(runs.folder / FIRST)
+    shutil.rmtree(runs.folder / "logs")
+    runs.run(CONFIG, *settings)
+    assert result(runs.folder / FIRST) == ended
+
+
 @pytest.fixture(scope="session")
 def chain(once):
     """What both phases come to when nothing happens."""
@@ -57,8 +76,9 @@ def test_a_stop_in_an_upstream_phase_ends_the_chain_and_the_same_command_continu
     assert chain[0] == undisturbed
 
 
-def test_a_stop_before_the_first_step_leaves_a_folder_that_starts_cleanly(runs, undisturbed):
-    stopped(runs.start(at="prepare"))
+@pytest.mark.parametrize("moment", ["config", "import", "prepare"])
+def test_a_stop_before_the_first_step_leaves_a_folder_that_starts_cleanly(runs, undisturbed, moment):
+    stopped(runs.start(at=moment))
     assert not (runs.folder / FIRST).exists()
     runs.run()
     assert result(runs.folder / FIRST) == undisturbed
@@ -69,6 +89,15 @@ def test_a_stop_before_a_run_continues_leaves_it_as_it_was(runs, half, undisturb
     assert steps(half) == [5, 10]
     assert "continues at step 10" in runs.run().printed
     assert result(half) == undisturbed
+
+
+def test_a_stop_while_other_processes_are_waited_for_leaves_nothing(runs):
+    process = runs.start(CONFIG, f"--distributed=localhost:{free_port()},2,0")
+    process.until(lambda: "waiting for 2 processes" in process.printed, "the wait")
+    process.signal(signal.SIGTERM)
+    assert process.end() == 75, process.printed
+    assert "received SIGTERM; start it again" in process.printed
+    assert not (runs.folder / "logs").exists()
 
 
 def test_a_stop_while_a_chain_is_checked_leaves_nothing(runs):

@@ -1,7 +1,6 @@
 import dataclasses
 import gzip
 import json
-import logging
 import threading
 
 import jax
@@ -100,16 +99,20 @@ def test_early_stopping_remembers_over_a_restart(tmp_path):
     assert result.step == 4
 
 
-def test_early_stopping_on_an_unknown_metric_says_so(tmp_path, caplog):
-    fit(tmp_path, [EarlyStopping(metric="figur")], evaluators={"f": Figures([1, 2])}, steps=2)
-    assert "Did you mean 'figure'" in caplog.text
+@pytest.mark.parametrize(("metric", "advice"), [("figur", "Did you mean 'figure'"), ("train/loss", "Figures: figure")])
+def test_early_stopping_on_what_no_evaluation_gives_ends_the_run_saved(tmp_path, caplog, metric, advice):
+    settings = {"evaluators": {"f": Figures([1, 2, 3, 4])}, "steps": 4}
+    callbacks = {"stop": EarlyStopping(metric=metric)}
+    with pytest.raises(ConfigError, match=f"callbacks.stop.metric = '{metric}', .* {advice}.* Step 1 is saved"):
+        fit(tmp_path, callbacks, **settings)
+    assert fit(tmp_path, {"stop": EarlyStopping(metric="figure")}, **settings).step == 4
+    fit(tmp_path / "short", [EarlyStopping(metric=metric)], **{**settings, "steps": 1})  # nothing left to wait for
+    assert f"EarlyStopping.metric = '{metric}', but no evaluation gives it. {advice}" in caplog.text
+    with pytest.raises(ConfigError, match=f"EarlyStopping.metric = '{metric}', but the run has no evaluation"):
+        fit(tmp_path / "none", [EarlyStopping(metric=metric)], steps=4, eval_data=None, evaluators={})
+    assert not (tmp_path / "none").exists()
     with pytest.raises(ConfigError, match="'down'"):
         EarlyStopping(metric="figure", mode="down")
-
-
-def test_early_stopping_on_a_metric_of_the_log_says_so(tmp_path, caplog):
-    fit(tmp_path, [EarlyStopping(metric="train/loss")], evaluators={"f": Figures([1, 2])}, steps=2)
-    assert "no evaluation has given 'train/loss'. Known: figure." in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -238,22 +241,25 @@ def progress(callbacks):
     return [(state["best"], state["waited"]) for state in (callback.state() for callback in callbacks)]
 
 
-def test_callbacks_keep_their_state_by_name(tmp_path, caplog):
-    caplog.set_level(logging.ERROR)
-    evaluators = {"f": Figures([1, 2, 3, 4])}
+class Falling(Evaluator):
+    def evaluate(self, *, step, **_):
+        return Evaluation({"other": -step, "new": -step})
+
+
+def test_callbacks_keep_their_state_by_name(tmp_path):
+    evaluators = {"f": Figures([1, 2, 3, 4]), "g": Falling()}
     fit(tmp_path, stoppers("figure", "other"), evaluators=evaluators, steps=3)
     again = stoppers("new", "other", "figure")
     fit(tmp_path, again, evaluators=evaluators, steps=3)
-    assert progress(again.values()) == [(None, 0), (None, 0), (1, 2)]
+    assert progress(again.values()) == [(None, 0), (-3, 0), (1, 2)]
 
 
-def test_callbacks_without_names_keep_their_state_by_number_and_may_get_names(tmp_path, caplog):
-    caplog.set_level(logging.ERROR)
-    evaluators = {"f": Figures([1, 2, 3, 4])}
+def test_callbacks_without_names_keep_their_state_by_number_and_may_get_names(tmp_path):
+    evaluators = {"f": Figures([1, 2, 3, 4]), "g": Falling()}
     fit(tmp_path, list(stoppers("figure", "other").values()), evaluators=evaluators, steps=3)
     for again in (list(stoppers("figure", "other").values()), stoppers("figure", "other")):
         fit(tmp_path, again, evaluators=evaluators, steps=3)
-        assert progress(again.values() if isinstance(again, dict) else again) == [(1, 2), (None, 0)]
+        assert progress(again.values() if isinstance(again, dict) else again) == [(1, 2), (-3, 0)]
 
 
 def test_a_name_that_now_stands_for_another_callback_starts_afresh(tmp_path):

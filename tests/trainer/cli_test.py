@@ -50,6 +50,11 @@ def trainer(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         (["toy_config.py"], 2, ["unexpected argument 'toy_config.py'"]),
         (["--config"], 2, ["--config needs a value"]),
         (["--config=a", "--config=b"], 2, ["--config is given twice"]),
+        (
+            ["--config=toy_config.py", "--config.seed=1", "--config.seed=2"],
+            2,
+            ["--config.seed is given twice, as 1 and as 2"],
+        ),
         (["--config=toy_config.py", "--mode=fti"], 2, ["no mode 'fti'", "Did you mean 'fit'"]),
         (["--config=toy_config.py", "--fast_dev_run", "--mode=csv"], 2, ["--fast_dev_run is for --mode=fit", "csv"]),
         (["--config=toy_config.py", "--fast_dev_run", "--mode=eval"], 2, ["--fast_dev_run is for --mode=fit", "eval"]),
@@ -69,6 +74,7 @@ def trainer(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
         (["--config=toy_config.py", "--config.name=a\\b"], 1, ["backslash", "plain name"]),
         (["--config=toy_config.py", "--config.name=a\nb"], 1, ["control character", "plain name"]),
         (["--config=toy_config.py", "--config.name=."], 1, ["'.'", "below 'logs'"]),
+        (["--config=toy_config.py", f"--config.name={300 * 'x'}"], 1, ["'xxx", "has 300 bytes", "a shorter one"]),
         (["--config=toy_config.py", "--config.task.target=toy_parts:Lien"], 1, ["no 'Lien'", "'Line'"]),
         (["--config=toy_config.py", "--config.callbacks.a.target=progres"], 1, ["'progres'", "'progress'"]),
         (["--config=toy_config.py", "--config.callbacks.a.b=1"], 1, ["callbacks.a", "'target'"]),
@@ -231,6 +237,30 @@ def test_a_run_is_trained_continued_evaluated_and_protected_from_other_configs(m
     assert "eval/loss" in error
     assert {p: p.read_bytes() for p in run.rglob("*") if p.is_file()} == before
     assert main("--config=logs/first/config.json", "--mode=eval", "--config.seed=1")[0] == 1
+
+
+def test_the_best_checkpoint_is_evaluated_as_it_was_in_training(main, folder):
+    best = ["--config.best_metric=eval/loss", "--config.best_mode=max", "--config.keep_best=1", "--config.eval_every=1"]
+    run = ["--config=toy_config.py:first", "--config.steps=9", "--config.keep_checkpoints=1", *best]
+    assert main(*run)[0] == 0
+    lines = [json.loads(line) for line in (folder / "logs/first/metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["eval/loss"] for line in lines if "eval/loss" in line}
+    step = max(losses, key=losses.get)
+    assert step != 9
+    for which, wanted in (("best", losses[step]), ("last", losses[9]), (str(step), losses[step])):
+        code, _, printed = main(*run, "--mode=eval", f"--checkpoint={which}", "--config.writers.console.target=console")
+        assert code == 0
+        assert f"eval/loss {wanted:.5g}" in printed
+    code, _, error = main(*run, "--mode=eval", "--checkpoint=5")
+    assert (code, error.count("\n")) == (1, 1)
+    assert "5" in error
+
+
+def test_a_stored_config_has_no_presets(main, folder):
+    assert main("--config=toy_config.py:first")[0] == 0
+    assert main("--config=logs/first/config.json:first")[::2] == (
+        1, "error: logs/first/config.json:first: a stored config has no presets; give it without :first.\n",
+    )  # fmt: skip
 
 
 def test_workdir_is_the_run_folder(main, folder):

@@ -123,6 +123,13 @@ class Callback:
     def on_fit_end(self, run: Run) -> None:
         """After the last step of this process; `run.stopped` says why it ended early."""
 
+    def awaits(self) -> Mapping[str, str]:
+        """Figures of evaluations that it cannot do without, by the attribute that names each.
+
+        A run none of whose evaluators has given one of them ends when all have run, saved, and says so.
+        """
+        return {}
+
     def state(self) -> dict[str, Any]:
         """What a resumed run needs, as JSON-able data."""
         return {}
@@ -151,10 +158,10 @@ class Callbacks:
         """Calls `hook` on each callback; an exception gets a note with the callback's name."""
         for name, callback in self._by_hook[hook]:
             try:
-                with _noted(name, callback, hook):
-                    getattr(callback, hook)(*args)
-            except Exception as error:
-                if hook != "on_exception":
+                getattr(callback, hook)(*args)
+            except BaseException as error:
+                _note(error, name, callback, hook)
+                if hook != "on_exception" or not isinstance(error, Exception):
                     raise
                 _log.error("%r, %s", error, " ".join(places(error)))
 
@@ -199,6 +206,10 @@ def _noted(name: str, callback: Callback, method: str) -> Iterator[None]:
     try:
         yield
     except BaseException as error:
-        where = f" (callbacks.{name})" if name else ""
-        add_place(error, f"{type(callback).__name__}.{method}{where}")
+        _note(error, name, callback, method)
         raise
+
+
+def _note(error: BaseException, name: str, callback: Callback, method: str) -> None:
+    where = f" (callbacks.{name})" if name else ""
+    add_place(error, f"{type(callback).__name__}.{method}{where}")

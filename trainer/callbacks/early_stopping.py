@@ -1,13 +1,12 @@
 """Ends a run whose evaluations no longer improve."""
 
 import dataclasses
-import logging
 import math
 from collections.abc import Mapping
 from typing import Any, Literal
 
 from trainer.callbacks.base import Callback, Run
-from trainer.errors import ConfigError, near_matches
+from trainer.errors import ConfigError
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -36,7 +35,6 @@ class EarlyStopping(Callback):
             )
         self._best: float | None = None
         self._waited = 0
-        self._warned = False
 
     def on_fit_start(self, run: Run) -> None:
         """Stops a run again that has been continued though it had waited long enough."""
@@ -45,10 +43,6 @@ class EarlyStopping(Callback):
     def on_eval(self, run: Run, scalars: dict[str, float]) -> None:
         """Compares with the best so far; a value that is not finite is no improvement."""
         if self.metric not in scalars:
-            known = _of_evaluations({**run.scalars, **scalars})
-            if self.metric not in known and not self._warned:  # said at once, as a misspelt one will never come
-                self._warned = True
-                self._warn("so far, no evaluation has given", known)
             return
         value, sign = scalars[self.metric], 1 if self.mode == "min" else -1
         best = math.inf if self._best is None else sign * self._best
@@ -63,15 +57,9 @@ class EarlyStopping(Callback):
             reason = f"{self.metric} has not improved on {self._best} for {self._waited} evaluations"
             run.request_stop(reason, resumable=False)
 
-    def on_fit_end(self, run: Run) -> None:
-        """Says so when the metric never came."""
-        known = _of_evaluations(run.scalars)
-        if self.metric not in known:
-            self._warn("no evaluation has given", known)
-
-    def _warn(self, what: str, known: Mapping[str, float]) -> None:
-        hint = near_matches(self.metric, known)
-        logging.getLogger(__name__).warning("EarlyStopping: %s %r. %s", what, self.metric, hint)
+    def awaits(self) -> Mapping[str, str]:
+        """The metric."""
+        return {"metric": self.metric}
 
     def state(self) -> dict[str, Any]:
         """The best value and the evaluations since, and of what."""
@@ -81,8 +69,3 @@ class EarlyStopping(Callback):
         """Continues to wait; for another figure, afresh."""
         if state.get("metric", self.metric) == self.metric and state.get("mode", self.mode) == self.mode:
             self._best, self._waited = state["best"], state["waited"]
-
-
-def _of_evaluations(scalars: Mapping[str, float]) -> dict[str, float]:
-    """The scalars that do not come with log lines."""
-    return {name: value for name, value in scalars.items() if not name.startswith("train/")}

@@ -8,7 +8,8 @@ import numpy as np
 
 from trainer.errors import add_place
 
-_KINDS = {"write_images": "images", "write_videos": "videos", "write_texts": "texts", "write_hparams": "hparams"}
+# What is reported where no writer takes it; the run's config is in its folder and in its checkpoints anyway.
+_KINDS = {"write_images": "images", "write_videos": "videos", "write_texts": "texts"}
 
 
 class Writer:

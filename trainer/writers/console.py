@@ -31,4 +31,6 @@ def say(line: str) -> None:
 
 def plain(text: str) -> str:
     """The text on one line; what a terminal would act on, such as the escape that begins a colour, is spelt out."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -148,11 +148,17 @@ class RssmBehaviorTask(Task):
         return jax.lax.stop_gradient(roll_out(world, (start, world.arrive(start)), policy, rng, horizon))
 
     def objective(
-        self, params: functional.Params, extra: Mapping[str, Any], rollout: Rollout
+        self, params: functional.Params, extra: Mapping[str, Any], rollout: Rollout, starts: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array], dict[str, Any]]:
         """Actor and critic loss over all states of a rollout but the last, metrics, and the next running state.
 
         States count by the probability that they are reached, undiscounted. [Dreamer 3 discounts them.]
+
+        Args:
+          params: policy and value.
+          extra: the running state.
+          rollout: from `imagine`.
+          starts: [N], 0 for rollouts from a state in which the episode has ended, else 1.
         """
         features = rollout.features[:, :-1]
         critic = functional.bind(self._make_value, params["value"])
@@ -161,7 +167,7 @@ class RssmBehaviorTask(Task):
         ends = critic.now(rollout.features[:, -1:])
         values = jax.lax.stop_gradient(jnp.concatenate([critic.two_hot.mean(logits), ends], axis=1))
         target = lambda_returns(rollout.rewards, rollout.continues, values, discount=self.discount, trace=self.trace)
-        weight = alive(rollout.continues)[:, :-1]
+        weight = starts[:, None] * alive(rollout.continues)[:, :-1]
         ranges = extra["range"].update(target, self.return_decay)
         advantage = target - values[:, :-1]
         chosen = functional.bind(self._make_policy, params["policy"]).next(features)
@@ -189,12 +195,13 @@ class RssmBehaviorTask(Task):
         self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, *, rng: jax.Array, step: jax.Array,
         extra: Mapping[str, Any], train: bool,
     ) -> LossOutput:  # fmt: skip
-        """One rollout from every frame of the contexts, and what is learned from it."""
+        """One rollout from every frame of the contexts, and what is learned from it; nothing goes on after an end."""
         del step, train
         context_rng, rng = jax.random.split(rng)
         start = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), self.contexts(frozen, batch, context_rng))
         rollout = self.imagine(params, frozen, start, rng, self.horizon)
-        loss, metrics, extra = self.objective(params, extra, rollout)
+        starts = batch.get("continues", jnp.ones(batch["frames"].shape[:2]))[:, : self.context].reshape(-1)
+        loss, metrics, extra = self.objective(params, extra, rollout, starts)
         return LossOutput(loss, metrics, extra)
 
     def player(
