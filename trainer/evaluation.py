@@ -126,10 +126,10 @@ def merge_evaluators(*groups: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
     """
     merged: dict[str, Evaluator] = {}
     for group in groups:
-        for name, evaluator in group.items():
-            check_kind(evaluator, "evaluators", f"evaluator {name!r} ({name_of(evaluator)})")
         if twice := merged.keys() & group.keys():
             raise ConfigError(f"Evaluators {sorted(twice)} are given twice, by the task and by the config: rename one.")
+        for name, evaluator in group.items():
+            check_kind(evaluator, "evaluators", f"evaluator {name!r} ({name_of(evaluator)})")
         merged.update(group)
     return merged
 

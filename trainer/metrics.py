@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from trainer.errors import ConfigError
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -29,12 +31,12 @@ class StepMetrics:
         """(traced) Packs scalars.
 
         Raises:
-          ValueError: a metric is not a scalar.
+          ConfigError: a metric is not a scalar.
         """
         names = tuple(sorted(metrics))
         for name in names:
             if jnp.shape(metrics[name]):
-                raise ValueError(f"metrics must be scalars; {name!r} has the shape {jnp.shape(metrics[name])}")
+                raise ConfigError(f"metrics must be scalars; {name!r} has the shape {jnp.shape(metrics[name])}.")
         values = [jnp.asarray(metrics[name]).astype(jnp.float32) for name in names]
         return cls(jnp.stack(values) if values else jnp.zeros((0,), jnp.float32), names)
 

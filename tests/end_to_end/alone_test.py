@@ -1,6 +1,6 @@
 """The trainer without the world models: no `tasks`, `models`, `datasets` and `configs` anywhere on the path.
 
-All of its tests run, in two or three minutes: none may need what is gone, in this process or in one that it starts.
+All of its tests run, which takes some minutes: none may need what is gone, in this process or in one that it starts.
 """
 
 import os

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from trainer.errors import ConfigError
 from trainer.metrics import Clock, StepMetrics, Window
 
 
@@ -28,7 +29,7 @@ def test_names_travel_with_the_values_through_jit():
 
 
 def test_only_scalars_are_metrics():
-    with pytest.raises(ValueError, match="'vector' has the shape"):
+    with pytest.raises(ConfigError, match="'vector' has the shape"):
         StepMetrics.pack({"vector": jnp.ones(2)})
 
 

@@ -277,8 +277,17 @@ def test_a_metric_that_is_no_scalar_is_named(tmp_path):
             out = super().loss(params, frozen, batch, **others)
             return LossOutput(out.loss, {"rows": batch["x"]}, out.extra)
 
-    with pytest.raises(ValueError, match="'rows' has the shape"):
+    with pytest.raises(ConfigError, match=r"Wrong\.loss: metrics must be scalars; 'rows' is float32\[8, 3\]"):
         make_trainer(tmp_path, task=Wrong()).fit()
+
+    class Own(Regression):
+        def train_step(self, state, frozen, batch, update):
+            state, metrics = super().train_step(state, frozen, batch, update)
+            return state, {**metrics, "rows": batch["x"]}
+
+    with pytest.raises(ConfigError, match=r"'rows' has the shape \(8, 3\)"):
+        make_trainer(tmp_path, task=Own()).fit()
+    assert not list(tmp_path.iterdir())
 
 
 def test_evaluators_of_the_same_name_are_refused(tmp_path):
