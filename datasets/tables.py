@@ -85,8 +85,7 @@ def _text(path: Path) -> str:
       ValueError: it is no UTF-8.
     """
     data = path.read_bytes()
-    # Text of another width is half zeros, and may be UTF-8 all the same.
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data:
+    if b"\0" in data:  # as in every line's end; it may be UTF-8 all the same
         raise ValueError("seems to be UTF-16 text; save it as UTF-8")
     try:
         return data.decode("utf-8-sig")
