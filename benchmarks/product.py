@@ -73,5 +73,4 @@ def batches(trainer: Trainer, count: int) -> list[Batch]:
     trainer.data.prepare()
     iterator = open_iterator(trainer.data, trainer.seed)
     host = [next(iterator) for _ in range(count)]
-    alone = trainer.program.mesh.size == 1 and jax.default_backend() == "cpu"
-    return host if alone else [trainer.put(batch) for batch in host]
+    return host if trainer.program.takes_numpy else [trainer.put(batch) for batch in host]

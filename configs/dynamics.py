@@ -8,7 +8,7 @@ from ml_collections.config_dict import placeholder
 from configs.parts import SHARDED, described, episodes, held_out, transformer
 from trainer.config import base_config
 
-PRESETS = ("cpu", "smoke", "reference", "paper")
+PRESETS = ("cpu", "smoke", "reference", "gpu", "paper")
 
 
 def get_config(preset: str) -> ConfigDict:
@@ -21,6 +21,8 @@ def get_config(preset: str) -> ConfigDict:
     config.eval_data = {} if preset == "paper" else held_out(preset, config.data)
     config.optimizer.update(_optimizer(preset))
     config.update(_schedule(preset))
+    if preset == "gpu":
+        config.precision = "bfloat16"
     if preset == "paper":  # for --mode=dry_run --simulated_devices=256
         config.update({"precision": "bfloat16", "mesh_shape": (1, 256), "sharding_rules": SHARDED})
     return config
@@ -38,6 +40,8 @@ def _task(preset: str) -> dict[str, Any]:
     elif preset == "smoke":
         sizes = transformer(width=32, layers=2, heads=2, time_every=2, window=8)
         model["registers"] = 1
+    elif preset == "gpu":
+        sizes = transformer(width=1024, layers=16, heads=16, time_every=4, window=32)
     else:
         sizes = transformer(width=128, layers=4, heads=4, time_every=2, window=16)
         model["registers"] = 2
@@ -46,7 +50,7 @@ def _task(preset: str) -> dict[str, Any]:
         "objective": {
             "bootstrap_share": 0.25, "bootstrap_frames": preset == "paper", "clean_share": 0.25, "ramp": 0.9,
         },
-        "cache_latents": False,
+        "cache_latents": preset == "gpu",
         "sampler": {"steps": 4, "context_signal": placeholder(int)},
         "rollout": {"context": 32, "clips": 16 if preset == "smoke" else 64, "shown": 4},
     }  # fmt: skip
@@ -57,12 +61,16 @@ def _data(preset: str) -> dict[str, Any]:
         return {"batch_size": 64, "length": 64, "short_length": 32, "independent_share": 0.3}
     if preset == "smoke":
         return {"batch_size": 4, "length": 16, "independent_share": 0.25}
+    if preset == "gpu":
+        return {"batch_size": 64, "length": 32, "independent_share": 0.1}
     return {"batch_size": 16, "length": 16, "independent_share": 0.1}
 
 
 def _optimizer(preset: str) -> dict[str, Any]:
     if preset in ("reference", "paper"):
         return {"name": "adam", "learning_rate": 1e-4}
+    if preset == "gpu":
+        return {"name": "muon", "learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 100}
     return {"name": "muon", "learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 2 if preset == "smoke" else 50}
 
 
@@ -71,4 +79,6 @@ def _schedule(preset: str) -> dict[str, Any]:
         return {"steps": 1_100_000, "log_every": 100, "eval_every": 20_000, "checkpoint_every": 5_000}
     if preset == "smoke":
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
+    if preset == "gpu":
+        return {"steps": 3_000, "log_every": 50, "eval_every": 1_000, "checkpoint_every": 1_000, "eval_batches": 4}
     return {"steps": 4_500, "log_every": 50, "eval_every": 1_500, "checkpoint_every": 250, "eval_batches": 2}

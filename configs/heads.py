@@ -8,7 +8,7 @@ from ml_collections.config_dict import placeholder
 from configs.parts import environment, episodes, held_out
 from trainer.config import base_config
 
-PRESETS = ("cpu", "smoke", "reference")
+PRESETS = ("cpu", "smoke", "reference", "gpu")
 
 
 def get_config(preset: str) -> ConfigDict:
@@ -21,6 +21,8 @@ def get_config(preset: str) -> ConfigDict:
     config.eval_data = held_out(preset, config.data)
     config.optimizer.update(_optimizer(preset))
     config.update(_schedule(preset))
+    if preset == "gpu":
+        config.precision = "bfloat16"
     return config
 
 
@@ -36,13 +38,13 @@ def _task(preset: str) -> dict[str, Any]:
         "heads": heads,
         "tasks": 1,
         "task_id": 0,
-        "dynamics_share": 0.5 if preset == "cpu" else 1.0,
+        "dynamics_share": 0.5 if preset in ("cpu", "gpu") else 1.0,
         "weights": {"dynamics": 1.0, "policy": 1.0, "reward": 1.0, "continue": 1.0},
         "objective": {
             "bootstrap_share": placeholder(float), "bootstrap_frames": placeholder(bool),
             "clean_share": placeholder(float), "ramp": placeholder(float),
         },
-        "cache_latents": False,
+        "cache_latents": preset == "gpu",
         "sampler": {"steps": placeholder(int), "context_signal": placeholder(int)},
         "rollout": {"context": 32, "clips": 16 if preset == "smoke" else 64, "shown": 4},
         "evaluation": evaluation,
@@ -55,12 +57,16 @@ def _data(preset: str) -> dict[str, Any]:
         return {"batch_size": 64, "length": 64}
     if preset == "smoke":
         return {"batch_size": 4, "length": 16}
+    if preset == "gpu":
+        return {"batch_size": 64, "length": 32, "independent_share": 0.125}
     return {"batch_size": 8, "length": 32, "independent_share": 0.125}
 
 
 def _optimizer(preset: str) -> dict[str, Any]:
     if preset == "reference":
         return {"name": "adam", "learning_rate": 1e-4}
+    if preset == "gpu":
+        return {"name": "muon", "learning_rate": 1e-3, "schedule": "cosine", "warmup_steps": 100}
     return {"name": "muon", "learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 2 if preset == "smoke" else 50}
 
 
@@ -69,4 +75,6 @@ def _schedule(preset: str) -> dict[str, Any]:
         return {"steps": 2_700_000, "log_every": 100, "eval_every": 20_000, "checkpoint_every": 5_000}
     if preset == "smoke":
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
+    if preset == "gpu":
+        return {"steps": 1_000, "log_every": 50, "eval_every": 500, "checkpoint_every": 500, "eval_batches": 4}
     return {"steps": 1_500, "log_every": 50, "eval_every": 500, "checkpoint_every": 250, "eval_batches": 2}

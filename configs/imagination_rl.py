@@ -8,7 +8,7 @@ from ml_collections.config_dict import placeholder
 from configs.parts import environment, episodes, held_out
 from trainer.config import base_config
 
-PRESETS = ("cpu", "smoke", "reference")
+PRESETS = ("cpu", "smoke", "reference", "gpu")
 
 
 def get_config(preset: str) -> ConfigDict:
@@ -21,6 +21,8 @@ def get_config(preset: str) -> ConfigDict:
     config.eval_data = held_out(preset, config.data)
     config.optimizer.update(_optimizer(preset))
     config.update(_schedule(preset))
+    if preset == "gpu":
+        config.precision = "bfloat16"
     return config
 
 
@@ -40,8 +42,8 @@ def _task(preset: str) -> dict[str, Any]:
         task |= {"context": 4, "horizon": 16, "discount": 0.9, "prior_weight": 0.01, "uniform_share": 0.01}
     return task | {
         "value": value,
-        "sampler": {"steps": 1 if preset == "cpu" else placeholder(int), "context_signal": placeholder(int)},
-        "cache_latents": False,
+        "sampler": {"steps": 1 if preset in ("cpu", "gpu") else placeholder(int), "context_signal": placeholder(int)},
+        "cache_latents": preset == "gpu",
         "task_id": placeholder(int),
         "environment": environment(),
         "evaluation": evaluation,
@@ -53,7 +55,7 @@ def _data(preset: str) -> dict[str, Any]:
         return {"batch_size": 64, "length": 16}
     if preset == "smoke":
         return {"batch_size": 4, "length": 4}
-    return {"batch_size": 64, "length": 4}
+    return {"batch_size": 256 if preset == "gpu" else 64, "length": 4}
 
 
 def _optimizer(preset: str) -> dict[str, Any]:
