@@ -24,6 +24,7 @@ from trainer.writers import read_jsonl
 ROUNDS = 5
 SHORT_STEPS, LONG_STEPS = 2000, 100  # steps per round: of a step that does nothing, and of one of LONG_STEP_S
 LONG_STEP_S, TOLERANCE = 0.02, 0.2
+LEARNING_RATE = 1e-3
 TRIALS, ATTEMPTS = 8, 3  # to find a step that takes as long, and to measure it while it does
 
 
@@ -89,7 +90,7 @@ def _silent() -> Iterator[None]:
 def _bare(products: int, steps: int) -> float:
     """Seconds per step of a loop that does nothing but dispatch."""
     task, batch = Work(products), jax.device_put(Zeros().batch)
-    built = program.build(task, optax.sgd(1e-3), shapes(batch), mesh=sharding.make_mesh())
+    built = program.build(task, optax.sgd(LEARNING_RATE), shapes(batch), mesh=sharding.make_mesh())
     state, metrics = built.step(built.init(jax.random.key(0)), built.frozen, batch)
     jax.block_until_ready(metrics)
     started = time.perf_counter()
@@ -104,6 +105,7 @@ def _fitted(products: int, steps: int) -> float:
     config = base_config()
     config.name, config.steps, config.log_every = "overhead", steps + 50, 50
     config.eval_every = config.checkpoint_every = 0
+    config.optimizer.name, config.optimizer.learning_rate = "sgd", LEARNING_RATE  # the same step as the bare one
     config.task = {"target": "benchmarks.trainer_overhead:Work", "products": products}
     config.data = {"target": "benchmarks.trainer_overhead:Zeros"}
     config.compilation_cache = ""

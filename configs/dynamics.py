@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs.parts import SHARDED, described, episodes, held_out, transformer
+from configs.parts import ENCODED, SHARDED, described, episodes, held_out, transformer
 from trainer.config import base_config
 
 PRESETS = ("cpu", "smoke", "reference", "gpu", "paper")
@@ -50,7 +50,7 @@ def _task(preset: str) -> dict[str, Any]:
         "objective": {
             "bootstrap_share": 0.25, "bootstrap_frames": preset == "paper", "clean_share": 0.25, "ramp": 0.9,
         },
-        "cache_latents": preset == "gpu",
+        "cache_latents": preset in ("cpu", "gpu"),
         "sampler": {"steps": 4, "context_signal": placeholder(int)},
         "rollout": {"context": 32, "clips": 16 if preset == "smoke" else 64, "shown": 4},
     }  # fmt: skip
@@ -63,7 +63,7 @@ def _data(preset: str) -> dict[str, Any]:
         return {"batch_size": 4, "length": 16, "independent_share": 0.25}
     if preset == "gpu":
         return {"batch_size": 64, "length": 32, "independent_share": 0.1}
-    return {"batch_size": 16, "length": 16, "independent_share": 0.1}
+    return {"batch_size": 16, "length": 16, "independent_share": 0.1, "split": ENCODED}
 
 
 def _optimizer(preset: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs.parts import environment, episodes, held_out
+from configs.parts import ENCODED, environment, episodes, held_out
 from trainer.config import base_config
 
 PRESETS = ("cpu", "smoke", "reference", "gpu")
@@ -44,7 +44,7 @@ def _task(preset: str) -> dict[str, Any]:
             "bootstrap_share": placeholder(float), "bootstrap_frames": placeholder(bool),
             "clean_share": placeholder(float), "ramp": placeholder(float),
         },
-        "cache_latents": preset == "gpu",
+        "cache_latents": preset in ("cpu", "gpu"),
         "sampler": {"steps": placeholder(int), "context_signal": placeholder(int)},
         "rollout": {"context": 32, "clips": 16 if preset == "smoke" else 64, "shown": 4},
         "evaluation": evaluation,
@@ -59,7 +59,7 @@ def _data(preset: str) -> dict[str, Any]:
         return {"batch_size": 4, "length": 16}
     if preset == "gpu":
         return {"batch_size": 64, "length": 32, "independent_share": 0.125}
-    return {"batch_size": 8, "length": 32, "independent_share": 0.125}
+    return {"batch_size": 8, "length": 32, "independent_share": 0.125, "split": ENCODED}
 
 
 def _optimizer(preset: str) -> dict[str, Any]:

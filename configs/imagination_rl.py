@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs.parts import environment, episodes, held_out
+from configs.parts import ENCODED, environment, episodes, held_out
 from trainer.config import base_config
 
 PRESETS = ("cpu", "smoke", "reference", "gpu")
@@ -43,7 +43,7 @@ def _task(preset: str) -> dict[str, Any]:
     return task | {
         "value": value,
         "sampler": {"steps": 1 if preset in ("cpu", "gpu") else placeholder(int), "context_signal": placeholder(int)},
-        "cache_latents": preset == "gpu",
+        "cache_latents": preset in ("cpu", "gpu"),
         "task_id": placeholder(int),
         "environment": environment(),
         "evaluation": evaluation,
@@ -55,7 +55,9 @@ def _data(preset: str) -> dict[str, Any]:
         return {"batch_size": 64, "length": 16}
     if preset == "smoke":
         return {"batch_size": 4, "length": 4}
-    return {"batch_size": 256 if preset == "gpu" else 64, "length": 4}
+    if preset == "gpu":
+        return {"batch_size": 256, "length": 4}
+    return {"batch_size": 64, "length": 4, "split": ENCODED}
 
 
 def _optimizer(preset: str) -> dict[str, Any]:
