@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from trainer import run_folder
@@ -22,10 +23,13 @@ MODES = {
     "print_config": "print the config with all overrides as JSON",
     "list": "print every plugin and config there is",
     "csv": "print all metrics of a run as a table, one row per step",
+    "pack": "copy a finished run and those it builds on, small, into the folder that --to names",
 }
 _FLAGS = (
-    "config", "workdir", "mode", "checkpoint", "fast_dev_run", "simulated_devices", "distributed", "debug", "help",
+    "config", "workdir", "mode", "checkpoint", "to", "fast_dev_run", "simulated_devices", "distributed", "debug",
+    "help",
 )  # fmt: skip
+_OF_MODES = {"fast_dev_run": "fit", "checkpoint": "eval", "simulated_devices": "dry_run", "to": "pack"}
 _USAGE = 2
 _INTERRUPTED = 130
 
@@ -39,6 +43,7 @@ usage: python -m trainer --config=CONFIG [--config.KEY=VALUE …] [--workdir=DIR
   --workdir=DIR         the run folder (default: ROOT/NAME of the config)
   --mode=MODE           {modes}
   --checkpoint=WHICH    what --mode=eval evaluates: last, best (see best_metric) or a step
+  --to=DIR              where --mode=pack puts what evaluations and later phases need: each run as DIR/NAME
   --fast_dev_run[=N]    try everything out, N (1) steps of each phase, and keep nothing
   --simulated_devices=N compile --mode=dry_run for so many devices, which need not be there
   --distributed=HOW     one of several processes: auto (in a cluster that JAX knows), or HOST:PORT,COUNT,INDEX
@@ -93,7 +98,7 @@ def _main(arguments: Sequence[str]) -> int:
     mode = flags.get("mode", "fit")
     if mode not in MODES:
         raise UsageError(f"no mode {mode!r}. {near_matches(mode, MODES, 'Modes')}")
-    for flag, only in (("fast_dev_run", "fit"), ("checkpoint", "eval"), ("simulated_devices", "dry_run")):
+    for flag, only in _OF_MODES.items():
         if flag in flags and mode != only:
             raise UsageError(f"--{flag} is for --mode={only}, not for --mode={mode}: leave one of them out.")
     if mode == "list":
@@ -136,6 +141,14 @@ def _run(mode: str, flags: Mapping[str, str], overrides: Sequence[tuple[str, str
         to_csv(run_folder.locate(config, workdir), sys.stdout)
         return 0
     _quiet()
+    if mode == "pack":
+        from trainer.packing import pack
+
+        if "to" not in flags:
+            raise UsageError("--mode=pack needs a folder for the packed runs, as in --to=results.")
+        for place in pack(config, run_folder.locate(config, workdir), Path(flags["to"])):
+            print(place)
+        return 0
     from trainer import experiment
     from trainer.xla import simulate_devices
 

@@ -15,6 +15,7 @@ from trainer import hosts
 from trainer.checkpoints import reading
 from trainer.checkpoints.array_files import write_arrays
 from trainer.checkpoints.manifest import DamagedError, sync, write_manifest
+from trainer.checkpoints.packed import fits
 from trainer.checkpoints.retention import Best, kept
 from trainer.checkpoints.tree_index import Entry, index_of, storage_keys
 from trainer.errors import CheckpointError, DataError
@@ -164,7 +165,7 @@ class Checkpoints:
             damage = next((found for found in hosts.gather_json(damage) if found is not None), None)
             if damage is None:
                 self._good = candidate
-                return Restored(put_tree(state, jax.tree.map(lambda leaf: leaf.sharding, target)), meta)
+                return Restored(put_tree(state, jax.tree.map(lambda leaf: leaf.sharding, fits(meta, target))), meta)
             self._damaged.append(candidate)
             before = "" if step is not None else "; trying the one before"
             _log.warning("The checkpoint %s is damaged (%s)%s.", path, damage, before)
@@ -251,6 +252,9 @@ def _read(path: Path, target: TrainState, fingerprint: Mapping[str, Any] | None)
             f"{path} is not there for each of the {count} processes: the run folder must lie where all can read it."
         )
     meta = reading.read_meta(path)
+    if meta.get("packed") and fingerprint is not None:
+        raise CheckpointError(f"{path} was packed: it can be evaluated and built on, but not trained further.")
+    target = fits(meta, target)
     reading.refuse_other_arrays(path, meta, target)
     position = reading.read_position(path, index, count)
     if fingerprint is not None:
