@@ -224,31 +224,39 @@ class ImaginationRLTask(Task):
         self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, rollout: Rollout
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """`objective` of a rollout from the batch; where the transformer is trained, it is what reads the frames."""
-        prior = frozen["heads"]["policy"]
+        prior, starts = frozen["heads"]["policy"], self.goes_on(batch)
         if not self.train_transformer:
-            return self.objective(params, prior, rollout)
+            return self.objective(params, prior, rollout, starts)
         reader = self.reader(params, frozen, len(rollout.rewards))
         world = self.heads.world_model(frozen["heads"], reader.task)
         cloned = jax.lax.stop_gradient(self.reread(world, frozen, batch, rollout))
         rollout = rollout._replace(features=self.reread(reader, frozen, batch, rollout))
-        return self.objective(params, prior, rollout, cloned)
+        return self.objective(params, prior, rollout, starts, cloned)
+
+    def goes_on(self, batch: Batch) -> jax.Array:
+        """[B] 0 for contexts that end with their episode, from which there is nothing to imagine; else 1."""
+        if "continues" not in batch:
+            return jnp.ones(rows_and_frames(batch)[0])
+        return batch["continues"][:, self.context - 1].astype(jnp.float32)
 
     def objective(
-        self, params: functional.Params, prior: functional.Params, rollout: Rollout, cloned: jax.Array | None = None
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        self, params: functional.Params, prior: functional.Params, rollout: Rollout, starts: jax.Array,
+        cloned: jax.Array | None = None,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:  # fmt: skip
         """PMPO and the value loss on a rollout, over all of its states but the last.
 
         Args:
           params: policy and value.
           prior: the cloned policy's parameters.
           rollout: from `imagine`.
+          starts: [B], how much rollouts count: 0 where the episode had ended before, else 1.
           cloned: features [B, H + 1, D] that the prior reads; None for the rollout's own.
         """
         space, states = self.heads.config.actions, rollout.features[:, :-1]
         value = functional.bind(self._make_value, params["value"])
         values = jax.lax.stop_gradient(value.now(rollout.features))
         target = lambda_returns(rollout.rewards, rollout.continues, values, discount=self.discount, trace=self.trace)
-        weight = alive(rollout.continues)[:, :-1]
+        weight = starts[:, None] * alive(rollout.continues)[:, :-1]
         logits = self.logits(params["policy"], states)
         clone = self.logits(prior, states if cloned is None else cloned[:, :-1])
         kl = distributions.kl(logits, clone, space)
@@ -279,7 +287,8 @@ class ImaginationRLTask(Task):
         def objective(params: functional.Params, part: Batch, rng: jax.Array, extra: Any) -> Any:
             rollout = self.imagine(params, frozen, part, rng)
             loss, metrics = self.learn(params, frozen, part, rollout)
-            return loss, ({**metrics, "imagined_return": jnp.mean(returns(rollout))}, extra)
+            imagined = masked_mean(returns(rollout), self.goes_on(part) > 0.5)
+            return loss, ({**metrics, "imagined_return": imagined}, extra)
 
         rng = jax.random.fold_in(state.rng, state.step)
         grads, metrics, extra = update.gradients(objective, state.params, batch, rng, state.extra)

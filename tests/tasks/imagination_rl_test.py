@@ -69,9 +69,9 @@ def learner(**settings):
     return jax.jit(jax.value_and_grad(task.objective, has_aux=True))
 
 
-def learn(rollout, params=PARAMS, prior=PRIOR):
+def learn(rollout, params=PARAMS, prior=PRIOR, starts=(1, 1, 1)):
     """The loss, the metrics and the gradient."""
-    (loss, metrics), gradient = jax.device_get(learner()(params, prior, rollout))
+    (loss, metrics), gradient = jax.device_get(learner()(params, prior, rollout, jnp.asarray(starts, jnp.float32)))
     return float(loss), metrics, gradient
 
 
@@ -139,6 +139,26 @@ def test_the_objective_is_the_formula_and_no_neighbour_of_it():
     assert metrics["imagined_reward"] == pytest.approx(np.asarray(given.rewards)[likely].mean(), rel=1e-4)
 
 
+def test_nothing_is_learned_from_a_rollout_that_starts_after_the_end():
+    given = rollout()
+    changed = given._replace(rewards=given.rewards.at[1].add(5.0))
+    loss, metrics, gradient = learn(given, starts=(1, 0, 1))
+    other_loss, other_metrics, other_gradient = learn(changed, starts=(1, 0, 1))
+    assert loss == other_loss != learn(given)[0]
+    jax.tree.map(np.testing.assert_array_equal, (metrics, gradient), (other_metrics, other_gradient))
+    states = np.asarray(given.features[1, :-1, 0]).astype(int)
+    assert not np.abs(gradient["policy"]["table"][states]).any()
+    assert learn(changed)[0] != learn(given)[0]
+
+
+def test_contexts_that_end_with_their_episode_do_not_count():
+    task = story_rl(context=4)
+    batch = story(np.array([0, 3, LENGTH - 4]))
+    assert jax.device_get(task.goes_on(batch)).tolist() == [1, 1, 0]
+    del batch["continues"]
+    assert jax.device_get(task.goes_on(batch)).tolist() == [1, 1, 1]
+
+
 def test_actions_better_than_expected_become_likelier_and_others_unlikelier():
     given = rollout()
     _, advantages = by_hand(given)
@@ -185,7 +205,9 @@ def test_nothing_is_learned_through_the_rollout():
             return task.loss(params, frozen, batch, rng=KEY, step=0, extra=None, train=True).loss
 
         given = task.imagine(params, frozen, batch, KEY)
-        alone = jax.grad(lambda params: task.objective(params, frozen["heads"]["policy"], given)[0])(params)
+        alone = jax.grad(
+            lambda params: task.objective(params, frozen["heads"]["policy"], given, jnp.ones(len(given.rewards)))[0]
+        )(params)
         return *jax.grad(whole, argnums=(0, 1))(params, frozen), alone
 
     to_params, to_frozen, alone = jax.device_get(gradients(params, task.frozen()))
