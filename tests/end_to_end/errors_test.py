@@ -31,7 +31,7 @@ def refused(main, contents, folder, arguments, parts, lines=1):
     [
         (
             ["--config=configs/dynamics.py:smok"],
-            ["no preset 'smok'", "Did you mean 'smoke'", "cpu, paper, reference, smoke"],
+            ["no preset 'smok'", "Did you mean 'smoke'", "cpu, gpu, paper, reference, smoke"],
         ),
         (["--config=configs/dynamcs.py:smoke"], ["no config 'configs/dynamcs.py'", "'configs/dynamics.py'"]),
         ([DYNAMICS, "--config.stpes=3"], ["no field 'stpes'", "Did you mean 'steps'"]),
