@@ -1,0 +1,117 @@
+"""The README's table and pictures, from a finished `make demo`: `python -m benchmarks.readme [--take=LOGS …]`."""
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.writers import read_jsonl
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS, IMAGES, README = ROOT / "results" / "demo", ROOT / "docs" / "images", ROOT / "README.md"
+PHASES = {"tokenizer": "eval/", "dynamics": "rollout/", "heads": "heads/", "imagination_rl": "control/"}  # its figures
+PICTURES = {  # in the docs: the run and its picture
+    "reconstruction": ("tokenizer", "reconstruction"),
+    "rollout": ("dynamics", "rollout"),
+    "control": ("imagination_rl", "control_episodes"),
+    "returns": ("imagination_rl", "control"),
+}
+BEGIN, END = "<!-- python -m benchmarks.readme -->\n", "<!-- until here -->\n"
+
+
+def take(logs: Path, about: Mapping[str, Any]) -> None:
+    """Copies metrics and pictures of the demo's runs, and what is known of how they came about."""
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    for phase in PHASES:
+        shutil.copy(logs / f"{phase}-cpu" / "metrics.jsonl", RESULTS / f"{phase}.jsonl")
+    for name, (phase, picture) in PICTURES.items():
+        shutil.copy(logs / f"{phase}-cpu" / "media" / f"{picture}.png", IMAGES / f"{name}.png")
+    (RESULTS / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
+
+
+def table() -> str:
+    """What stands between `BEGIN` and `END` in the README."""
+    about = json.loads((RESULTS / "about.json").read_text(encoding="utf-8"))
+    last: dict[str, float] = {}
+    for phase, prefix in PHASES.items():
+        for line in read_jsonl(RESULTS / f"{phase}.jsonl"):
+            last |= {name: value for name, value in line.items() if name.startswith(prefix)}
+
+    def dream(*frames: str) -> str:
+        return ", ".join(f"{last[f'rollout/psnr_k4_{frame}']:.1f}" for frame in frames)
+
+    def against(*names: str) -> str:
+        return ", ".join(f"{last[f'control/return_{name}']:.0f} {name}" for name in names)
+
+    rows = [
+        (f"`{about['command']}`, one run, {about['machine']}, {about['minutes']:.0f} minutes", "", "compare with"),
+        ("tokenizer, `eval/psnr`", f"{last['eval/psnr']:.1f} dB", ""),
+        (
+            "dream of 32 frames, K = 4, `rollout/psnr_k4`",
+            f"{last['rollout/psnr_k4']:.1f} dB",
+            f"{last['rollout/psnr_repeat_last']:.1f} dB repeating the last frame, {last['rollout/psnr_ceiling']:.1f} "
+            "dB the tokenizer's own reconstruction",
+        ),
+        ("its 1st, 16th and 32nd frame", f"{dream('t1', 't16', 't32')} dB", ""),
+        (
+            "error with the wrong actions ÷ with the true ones, `rollout/action_sensitivity`",
+            f"{last['rollout/action_sensitivity']:.1f}",
+            "1: actions are ignored",
+        ),
+        (
+            "cloned policy, `heads/cross_entropy_1`",
+            f"{last['heads/cross_entropy_1']:.3f} nats",
+            f"{last['heads/cross_entropy_floor_1']:.3f}, the entropy of the policy that was recorded",
+        ),
+        (
+            "reward head, `heads/reward_mae`",
+            f"{last['heads/reward_mae']:.2f} px",
+            f"{last['heads/reward_mae_dreamed']:.2f} px along dreams of 32 frames",
+        ),
+        (
+            "agent, `control/return` of 32 steps",
+            f"{last['control/return']:.0f}",
+            f"{against('random', 'cloned', 'optimal')}; {last['control/imagined_return']:.0f} in imagination",
+        ),
+        (
+            "`control/normalized_return`",
+            f"{last['control/normalized_return']:.2f}",
+            f"0 random, {last['control/normalized_return_cloned']:.2f} cloned, 1 optimal",
+        ),
+    ]
+    lines = [f"| {' | '.join(row)} |\n".replace("|  |", "| |") for row in rows]
+    return "".join([lines[0], "|---|---|---|\n", *lines[1:]])
+
+
+def rewrite() -> None:
+    """Puts the table into the README."""
+    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
+    README.write_text(before + BEGIN + table() + END + rest.split(END)[1], encoding="utf-8")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Takes a demo's figures where there is one, and rewrites the README's table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.readme", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--take", type=Path, metavar="LOGS", help="the folder with the demo's four runs")
+    parser.add_argument("--minutes", type=float, help="that `make demo` took")
+    parser.add_argument("--machine", help="such as 'two cores of an AMD EPYC'")
+    parser.add_argument("--command", default="make demo")
+    known = parser.parse_args(argv)
+    if known.take:
+        if known.minutes is None or not known.machine:
+            parser.error("--take needs --minutes and --machine: how long it took, and on what")
+        commit = subprocess.run(
+            ["git", "-C", str(known.take), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
+        ).stdout.strip()
+        about = {"command": known.command, "commit": commit, "machine": known.machine, "minutes": known.minutes}
+        take(known.take, about)
+    rewrite()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
