@@ -56,7 +56,7 @@ def initialize(
     def join() -> None:
         try:
             jax.distributed.initialize(coordinator, num_processes, process_id)
-        except (RuntimeError, ValueError) as error:
+        except Exception as error:  # raised again below, in the thread that asked
             failed.append(error)
 
     # JAX waits for the others in C++, where no signal of this thread would be heard.
@@ -64,6 +64,8 @@ def initialize(
     joining.start()
     while joining.is_alive() and (flag is None or flag.value is None):
         joining.join(0.1)
+    if failed and not isinstance(failed[0], RuntimeError | ValueError):
+        raise failed[0]
     if failed:
         raise ConfigError(
             f"The processes cannot be joined ({failed[0]}). Give the coordinator's HOST:PORT, the number of processes "

@@ -433,3 +433,13 @@ def test_one_process_is_asked_nothing():
 def test_some_of_the_arguments_are_not_enough():
     with pytest.raises(UserError, match="belong together"):
         hosts.initialize("localhost:1", 2)
+
+
+@pytest.mark.parametrize(("error", "raised"), [(RuntimeError("late"), UserError), (OSError("odd"), OSError)])
+def test_what_goes_wrong_while_joining_is_raised_where_it_was_asked_for(monkeypatch, error, raised):
+    def join(*arguments):
+        raise error
+
+    monkeypatch.setattr(jax.distributed, "initialize", join)
+    with pytest.raises(raised, match=str(error)):
+        hosts.initialize("localhost:1", 2, 0)
