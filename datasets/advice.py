@@ -89,6 +89,7 @@ def _settings(name: str, data_dir: str | None, contents: Contents, written: Writ
     out = [f"--config.data.name={name}{'' if alone else ':' + written.folder.name}"]
     if data_dir is not None:
         out.append(f"--config.data.data_dir={data_dir}")
+    out.append("--config.data.split=train")  # all of it: the presets may learn from a part that fits their budget
     if min(written.lengths["train"]) < CLIP:
         out.append(f"--config.data.length={min(written.lengths['train'])}")
     held_out = _held_out(written)

@@ -347,6 +347,7 @@ def test_the_printed_commands_fit_the_configs(recordings, run, tmp_path, monkeyp
         config = read(command)
         assert config.data.name == config.eval_data.name == "mine"
         assert config.data.data_dir == config.eval_data.data_dir == str(tmp_path / "out")
+        assert (config.data.split, config.eval_data.split) == ("train", "validation")
         assert (config.data.length, config.eval_data.length, config.eval_data.batch_size) == (7, 7, 1)
     assert dict(config.task.model.actions.direction) == {"kind": "categorical", "size": 5}
     assert config.upstream.tokenizer.run == "logs/mine-tokenizer"
