@@ -21,6 +21,7 @@ def get_config(preset: str) -> ConfigDict:
     config.eval_data = held_out(preset, config.data)
     config.optimizer.update(_optimizer(preset))
     config.update(_schedule(preset))
+    config.quick_compilation = preset == "smoke"
     if preset == "gpu":
         config.precision = "bfloat16"
     return config

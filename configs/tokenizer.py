@@ -20,6 +20,7 @@ def get_config(preset: str) -> ConfigDict:
     config.eval_data = {} if preset == "paper" else held_out(preset, config.data)
     config.optimizer.update(_optimizer(preset))
     config.update(_schedule(preset))
+    config.quick_compilation = preset == "smoke"
     if preset == "gpu":
         config.precision = "bfloat16"
     if preset == "paper":  # for --mode=dry_run --simulated_devices=256
@@ -49,6 +50,7 @@ def _task(preset: str) -> dict[str, Any]:
         model = {"patch": 8, "latents": 16, "channels": 32}
         objective |= {"masked_share_stills": 0.0, "latent_noise": 0.1}
     # Two groups, not one twice: otherwise what is set in the encoder would be set in the decoder too.
+    model["local"] = False
     return {"model": model | {"encoder": transformer(**half), "decoder": transformer(**half)}} | objective
 
 

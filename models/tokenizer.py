@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, UInt8
 
@@ -26,6 +27,9 @@ class TokenizerConfig:
       patch: side of a square patch in pixels.
       latents: latent tokens per frame (N).
       channels: channels per latent token (Z).
+      local: latent tokens start from the mean of the patches in their cell of the image, and patch queries from the
+        latent of their cell: a latent then tells about its place, and a dynamics can move what it shows. Not in the
+        paper, whose latent tokens start from learned vectors alone.
       encoder, decoder: sizes of the two transformers.
     """
 
@@ -33,6 +37,7 @@ class TokenizerConfig:
     patch: int = 4
     latents: int = 16
     channels: int = 32
+    local: bool = False
     encoder: TransformerConfig = TransformerConfig()
     decoder: TransformerConfig = TransformerConfig()
 
@@ -40,6 +45,12 @@ class TokenizerConfig:
         height, width, _ = self.image
         if height % self.patch or width % self.patch:
             raise ValueError(f"frames of {height} × {width} px do not divide into patches of {self.patch} px")
+        rows, columns = grid_shape(self.latents)
+        if self.local and (self.grid[0] % rows or self.grid[1] % columns):
+            raise ValueError(
+                f"local latents need cells of whole patches: {self.latents} latents on a grid of {rows} × {columns} do "
+                f"not divide {self.grid[0]} × {self.grid[1]} patches; change latents or patch, or set local=False"
+            )
 
     @classmethod
     def from_dict(cls, config: Mapping[str, Any]) -> "TokenizerConfig":
@@ -139,6 +150,12 @@ class Tokenizer(nnx.Module):
         )  # fmt: skip
         self.patch_out = nnx.Linear(out_width, patch_size, kernel_init=nnx.initializers.zeros_init(), rngs=rngs)
 
+    def _cells(self) -> np.ndarray:
+        """The patches [N, P / N] in the cell of each latent."""
+        (rows, columns), (high, wide) = grid_shape(self.config.latents), self.config.grid
+        patches = np.arange(self.config.patches).reshape(rows, high // rows, columns, wide // columns)
+        return patches.swapaxes(1, 2).reshape(self.config.latents, -1)
+
     def encode(
         self,
         frames: Float[Array, "B T H W C"],
@@ -165,6 +182,8 @@ class Tokenizer(nnx.Module):
             x = jnp.where(mask[..., None], self.mask_token[...].astype(x.dtype), x)
         x = x + self.patch_position[...].astype(x.dtype)
         latents = jnp.broadcast_to(self.latent_tokens[...].astype(x.dtype), (*x.shape[:2], *self.latent_tokens.shape))
+        if self.config.local:
+            latents = latents + x[:, :, self._cells()].mean(axis=3)
         tokens, wanted = jnp.concatenate([latents, x], axis=2), self.encoder_layout.slice("latents")
         x, cache = self.encoder(tokens, wanted=wanted, independent=independent, cache=cache)
         z = self.bottleneck(x.astype(jnp.float32))
@@ -180,6 +199,8 @@ class Tokenizer(nnx.Module):
         """Frames (about [0, 1], not clipped) of latents."""
         z = self.latent_in(latents) + self.latent_position[...]
         queries = jnp.broadcast_to(self.patch_queries[...].astype(z.dtype), (*z.shape[:2], *self.patch_queries.shape))
+        if self.config.local:
+            queries = queries + z[:, :, np.argsort(self._cells(), axis=None) // self._cells().shape[1]]
         tokens, wanted = jnp.concatenate([z, queries], axis=2), self.decoder_layout.slice("patches")
         x, cache = self.decoder(tokens, wanted=wanted, independent=independent, cache=cache)
         patches = self.patch_out(x.astype(jnp.float32))

@@ -33,8 +33,9 @@ class TransformerConfig:
       heads: query heads.
       kv_heads: key-value heads, a divisor of `heads` (grouped-query attention); None for as many as `heads`.
       mlp_ratio: hidden width of the SwiGLU over `width`.
-      time_every: every n-th layer attends over time, the others over space; it is the middle one of each n, so that
-        space layers can prepare what is looked up in the past and work on what was found.
+      time_every: every n-th layer attends over time, the others over space.
+      time_offset: which of each n layers it is, from 0; None for the middle one, so that space layers can prepare what
+        is looked up in the past and work on what was found. 0 leaves more layers to work on what was found.
       window: frames that time attention sees, the current one included (C).
       soft_cap: bound on attention logits; None for none.
       remat: keep only the inputs of each layer for the gradient, and compute the rest anew (less memory, a third more
@@ -51,6 +52,7 @@ class TransformerConfig:
     kv_heads: int | None = None
     mlp_ratio: float = 4.0
     time_every: int = 4
+    time_offset: int | None = None
     window: int = 32
     soft_cap: float | None = 50.0
     remat: bool = False
@@ -68,10 +70,14 @@ class TransformerConfig:
             raise ValueError(f"width / heads must be a multiple of 4 for RoPE, got {self.width} / {self.heads}")
         if self.window < 1 or self.time_every < 1 or self.layers < 1:
             raise ValueError(f"window, time_every and layers must be at least 1, got {self}")
+        if not 0 <= self._offset < self.time_every:
+            raise ValueError(
+                f"time_offset must be from 0 to time_every - 1 = {self.time_every - 1}, got {self._offset}"
+            )
         if not any(map(self.is_time, range(self.layers))):
             raise ValueError(
                 f"no layer would attend over time: of {self.layers} layers every {self.time_every}-th does, from layer "
-                f"{self.time_every // 2} on (counted from 0); lower time_every"
+                f"{self._offset} on (counted from 0); lower time_every or time_offset"
             )
 
     @property
@@ -81,7 +87,11 @@ class TransformerConfig:
 
     def is_time(self, layer: int) -> bool:
         """Whether layer `layer` (from 0) attends over time."""
-        return layer % self.time_every == self.time_every // 2
+        return layer % self.time_every == self._offset
+
+    @property
+    def _offset(self) -> int:
+        return self.time_every // 2 if self.time_offset is None else self.time_offset
 
 
 class SwiGLU(nnx.Module):

@@ -74,6 +74,7 @@ SCHEMA: Mapping[str, tuple[Any, str]] = {
     "upstream_autotrain": (True, "train an upstream run that is missing or unfinished"),
     "mesh_shape": ((), "devices on the axes data and fsdp, such as (2, 4); empty: all on data"),
     "sharding_rules": ((), "ordered ((REGEX, (AXIS, …)), …) over parameter paths, such as (('mlp', (None, 'fsdp')),)"),
+    "quick_compilation": (False, "compile with few of XLA's optimisations: for runs of a few steps"),
     "compilation_cache": ("~/.cache/reverie/xla", "folder of compiled programs, for faster starts; empty: off"),
 }
 # Groups to which an override may add fields, and those whose entries (NAME: {…}) may be left out.

@@ -16,7 +16,7 @@ from trainer.errors import ConfigError
 NEUTRAL = (
     "name", "root", "upstream_autotrain", "compilation_cache", "callbacks", "writers", "keep_checkpoints", "keep_every",
     "keep_best", "best_metric", "best_mode", "on_save_error", "sanity_eval", "deterministic", "mesh_shape",
-    "sharding_rules",
+    "sharding_rules", "quick_compilation",
 )  # fmt: skip
 # Fields that are one plugin each, and its group; in the others, such as `callbacks`, every entry is a plugin.
 _PLUGIN_GROUPS = {"task": "tasks", "data": "data", "eval_data": "data"}

@@ -55,6 +55,13 @@ def run(
       UserError: something in the config, the data or the run folder cannot work; nothing was overwritten.
     """
     check_complete(config)
+    with xla.compiling(quickly=config.quick_compilation):
+        return _run(config, workdir, mode, checkpoint, fast_dev_run, flag)
+
+
+def _run(
+    config: ConfigDict, workdir: str | Path | None, mode: str, checkpoint: str, fast_dev_run: int, flag: StopFlag | None
+) -> Any:
     folder = run_folder.locate(config, workdir)
     xla.use_compilation_cache(config.compilation_cache)
     xla.use_deterministic_kernels(config.deterministic)

@@ -1,8 +1,10 @@
 """What XLA is told before it is first used."""
 
+import contextlib
 import os
 import platform
 import zlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -27,6 +29,17 @@ def use_compilation_cache(setting: str) -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+@contextlib.contextmanager
+def compiling(quickly: bool) -> Iterator[None]:
+    """Leaves most of XLA's optimisations out of what is compiled meanwhile, if so wanted."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", before or quickly)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_disable_most_optimizations", before)
 
 
 def use_deterministic_kernels(wanted: bool) -> None:

@@ -274,8 +274,10 @@ def test_nothing_is_left_of_what_was_interrupted(recordings, run, tmp_path, monk
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_signal_leaves_nothing_either(recordings, run, tmp_path, monkeypatch, number):
+def test_a_signal_leaves_nothing_either(recordings, run, tmp_path, monkeypatch, request, number):
     made = inspection.episode
+    before = signal.signal(number, signal.SIG_DFL)  # also where the tests run under nohup
+    request.addfinalizer(lambda: signal.signal(number, before))
 
     def interrupted(name, *rest):
         signal.raise_signal(number)

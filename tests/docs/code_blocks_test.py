@@ -110,10 +110,11 @@ def test_all_kinds_of_blocks_are_known():
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
-def test_the_blocks_of_a_page_work_in_their_order(page, tmp_path):
+def test_the_blocks_of_a_page_work_in_their_order(page, tmp_path, programs):
     home, folder, site = tmp_path / "home", tmp_path / "work", tmp_path / "site"
-    for made in (home, folder, site):
-        made.mkdir()
+    for made in (home / ".cache" / "reverie", folder, site):
+        made.mkdir(parents=True)
+    (home / ".cache" / "reverie" / "xla").symlink_to(programs)  # pages train the same things
     packages = [ROOT, site]
     if page.parent == EXAMPLE:
         install(site)

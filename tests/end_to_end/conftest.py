@@ -47,11 +47,11 @@ class Home:
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory):
+def home(tmp_path_factory, programs):
     """Trains the chain once, also where several processes run the tests."""
     base = tmp_path_factory.getbasetemp()
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "end_to_end"
-    home = Home(folder / "data", folder / "cache", folder / "chain", folder / "chain.txt")
+    home = Home(folder / "data", programs, folder / "chain", folder / "chain.txt")
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)

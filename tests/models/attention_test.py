@@ -116,6 +116,11 @@ def test_time_layers_stand_amid_space_layers(layers, every, time):
     assert [layer for layer in range(layers) if config.is_time(layer)] == time
 
 
+def test_the_time_layers_place_among_them_can_be_set():
+    config = transformer_config(layers=6, time_every=3, time_offset=0)
+    assert [layer for layer in range(6) if config.is_time(layer)] == [0, 3]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -126,6 +131,7 @@ def test_time_layers_stand_amid_space_layers(layers, every, time):
         ({"time_every": 0}, "time_every=0"),
         ({"layers": 2, "time_every": 4}, "no layer would attend over time"),
         ({"layers": 0}, "layers=0"),
+        ({"time_every": 2, "time_offset": 2}, r"time_offset must be from 0 to time_every - 1 = 1, got 2"),
     ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, message):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from gone import python_path
 from toy import Counter, Regression, StopAt, bits, lines, make_trainer
 
 from trainer.callbacks import Callback
@@ -313,7 +314,7 @@ print(json.dumps([messages, left, checkpoints.steps()]))
 
 def test_a_save_for_which_there_is_no_room_leaves_all_as_it_was(tmp_path):
     here = Path(__file__).parent
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(here), str(here.parents[1])])}
+    environment = {**os.environ, "PYTHONPATH": python_path(here, here.parents[1])}
     command = [sys.executable, "-c", LIMITED, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr

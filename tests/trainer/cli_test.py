@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from gone import python_path
 
 from trainer import cli
 from trainer.errors import add_place
@@ -32,7 +33,7 @@ def main(capsys):
 
 
 def trainer(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    path = os.pathsep.join([str(ROOT), str(HERE)])
+    path = python_path(ROOT, HERE)
     return subprocess.run(
         [sys.executable, "-m", "trainer", *arguments],
         capture_output=True,
@@ -196,7 +197,7 @@ def test_help_and_list_do_not_import_jax_and_touch_nothing(folder):
             f"assert main([{flag!r}]) == 0\n"
             "heavy = {'jax', 'optax', 'orbax', 'numpy.random', 'grain'} & set(sys.modules)\nassert not heavy, heavy\n"
         )
-        path = {**os.environ, "PYTHONPATH": str(ROOT)}
+        path = {**os.environ, "PYTHONPATH": python_path(ROOT)}
         out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=path).stdout
         assert all(part in out for part in parts), out
     assert [p.name for p in folder.iterdir()] == ["toy_config.py"]

@@ -5,11 +5,12 @@ import os
 import shutil
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from toy import Counter, Picture, bits, lines, make_trainer
 
-from trainer import cli, experiment
+from trainer import cli, experiment, xla
 from trainer.callbacks import Callback
 from trainer.checkpoints import Best
 from trainer.data import FirstBatches
@@ -245,3 +246,18 @@ def test_the_switch_for_determinism_tells_xla(folder, monkeypatch):
     monkeypatch.setenv("XLA_FLAGS", "--xla_force_host_platform_device_count=1")
     assert cli.main(["--config=toy_config.py:first", "--config.deterministic=true"]) == 0
     assert os.environ["XLA_FLAGS"].endswith("_count=1 --xla_gpu_deterministic_ops=true")
+
+
+def test_quick_compilation_lasts_as_long_as_the_command(folder, monkeypatch):
+    def compiles_quickly():
+        return jax.config.read("jax_disable_most_optimizations")
+
+    before, seen, fit = compiles_quickly(), [], experiment._fit
+    monkeypatch.setattr(experiment, "_fit", lambda *arguments: (seen.append(compiles_quickly()), fit(*arguments))[1])
+    assert cli.main(["--config=toy_config.py:first", "--config.quick_compilation=true"]) == 0
+    assert compiles_quickly() == before
+    assert cli.main(["--config=toy_config.py:first", "--config.name=other"]) == 0
+    assert seen == [True, before]
+    with pytest.raises(ZeroDivisionError), xla.compiling(quickly=True):
+        _ = 1 / 0
+    assert compiles_quickly() == before

@@ -11,6 +11,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+from gone import python_path
 from jax.sharding import PartitionSpec
 from toy import Counter, CounterIterator, Regression, Sized, StopAt, bits, lines, make_trainer
 
@@ -106,7 +107,7 @@ def eight(folder):
     """What `on_eight_devices` found, by layout."""
     trainer_of(folder / "stopped", callbacks=[StopAt(step=10)]).fit()
     script = "import pathlib, sys, devices_test; devices_test.on_eight_devices(pathlib.Path(sys.argv[1]))"
-    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    path = python_path(HERE, HERE.parents[1])
     flags = {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "PYTHONPATH": path, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, "-c", script, str(folder)],

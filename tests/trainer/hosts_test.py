@@ -16,6 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gone import python_path
 from jax.sharding import NamedSharding, PartitionSpec
 from toy import Counter, CounterIterator, Recorder, Regression, StopAt, bits, lines, make_trainer
 
@@ -212,7 +213,7 @@ def two(folder, *names):
         port = free.getsockname()[1]
     environment = {
         **{name: value for name, value in os.environ.items() if not name.startswith("XLA_")},
-        "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]),
+        "PYTHONPATH": python_path(HERE, HERE.parents[1]),
         "JAX_PLATFORMS": "cpu",
     }
     code = "import sys, hosts_test; hosts_test.worker(*sys.argv[1:4], sys.argv[4:])"

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from gone import python_path
 from toy import Counter, Picture, Recorder, Regression, Sized, StopAt, bits, lines, make_trainer
 
 from trainer.callbacks import Callback
@@ -63,7 +64,7 @@ def test_the_checks_trace_the_step_that_is_then_run(tmp_path, devices):
         "assert Counted.traced == 1, Counted.traced\n"
     )
     environment = {
-        **os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), str(HERE.parents[1])]), "JAX_PLATFORMS": "cpu",
+        **os.environ, "PYTHONPATH": python_path(HERE, HERE.parents[1]), "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }  # fmt: skip
     subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=True)
@@ -98,7 +99,7 @@ def start_process(workdir, **environment):
         "result = toy.make_trainer(sys.argv[1]).fit()\n"
         "sys.exit(EXIT_RESUMABLE if result.stopped and result.stopped.resumable else 0)"
     )
-    path = os.pathsep.join([str(HERE), str(HERE.parents[1])])
+    path = python_path(HERE, HERE.parents[1])
     return subprocess.Popen([sys.executable, "-c", script, str(workdir)], env={**os.environ, "PYTHONPATH": path})
 
 

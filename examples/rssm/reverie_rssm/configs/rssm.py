@@ -21,6 +21,7 @@ def get_config(preset: str) -> ConfigDict:
     config.optimizer.update({"name": "muon", "learning_rate": 3e-3, "schedule": "cosine", "clip_norm": 1000.0})
     config.optimizer.warmup_steps = 2 if preset == "smoke" else 50
     config.update(_schedule(preset))
+    config.quick_compilation = preset == "smoke"
     return config
 
 

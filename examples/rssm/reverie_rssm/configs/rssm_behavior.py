@@ -23,6 +23,7 @@ def get_config(preset: str) -> ConfigDict:
     config.eval_data = held_out(preset, config.data)
     config.optimizer.update({"learning_rate": 3e-4, "clip_norm": 100.0})
     config.update(_schedule(preset))
+    config.quick_compilation = preset == "smoke"
     return config
 
 
