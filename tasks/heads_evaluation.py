@@ -35,7 +35,8 @@ class HeadsEvaluation(Evaluator):
     `heads/cross_entropy_n` is the mean over distances 1 … n, in nats per action; its floor is the entropy of the policy
     that recorded the data, where the environment knows it (`behavior_entropy`). `heads/reward_mae` is of the reward
     received on arriving at the frame, in its own unit. Names that end in `_dreamed` are of frames that the model
-    imagined under the true actions.
+    imagined under the true actions: a dream counts up to the first one that is unknown, or a reset. Figures of which
+    nothing counts are left out.
 
     Args:
       task: the task.
@@ -106,10 +107,10 @@ class HeadsEvaluation(Evaluator):
     def _dream(self, params: functional.Params, tokenizer: Any, batch: Batch, rng: jax.Array) -> Any:
         task, past = self.task, self.context
         context_rng, dream_rng = jax.random.split(rng)
-        spatial, labelled = task.encode(tokenizer, batch)[:, :past], task.labelled_frames(batch)[:, :past]
+        spatial, labelled = task.encode(tokenizer, batch)[:, :past], task.labelled_frames(batch)
         actions = as_components(batch["actions"], task.config.actions)
         world = task.world_model(params, task.task_ids(batch))
-        start = world.begin(spatial, jax.tree.map(lambda a: a[:, :past], actions), labelled, context_rng)
+        start = world.begin(spatial, jax.tree.map(lambda a: a[:, :past], actions), labelled[:, :past], context_rng)
 
         def replay(state: Any, moment: Moment, t: jax.Array, rng: jax.Array) -> Actions:
             return jax.tree.map(lambda a: jax.lax.dynamic_index_in_dim(a, past + t, axis=1, keepdims=False), actions)
@@ -118,9 +119,14 @@ class HeadsEvaluation(Evaluator):
         dream = roll_out(world, start, replay, dream_rng, horizon)
         logits = task.head(params, "policy").next(dream.features[:, :-1])
         taken = jax.tree.map(lambda a: a[:, past:], actions)
+        true = jnp.cumprod(labelled[:, past:], axis=1, dtype=bool)  # the model was told what was done, up to here
+        cloned = true & batch["relevant"][:, None] if "relevant" in batch else true
         return {
             "rewards": dream.rewards,
-            "policy": -distributions.log_prob(logits, taken, task.config.actions),
+            "reward": jnp.where(true, jnp.abs(dream.rewards - batch["rewards"][:, past:]), 0),
+            "reward_count": true.astype(jnp.int32),
+            "policy": jnp.where(cloned, -distributions.log_prob(logits, taken, task.config.actions), 0),
+            "policy_count": cloned.astype(jnp.int32),
         }
 
     def evaluate(
@@ -153,12 +159,14 @@ class HeadsEvaluation(Evaluator):
         dream = {name: np.concatenate([out[name] for out in dreamed]) for name in dreamed[0]}
         by_distance = total["policy"] / np.maximum(total["policy_count"], 1)
         pooled = np.cumsum(total["policy"]) / np.maximum(np.cumsum(total["policy_count"]), 1)
-        error = np.abs(dream["rewards"] - true[:, self.context :])
         counted = total["policy_count"][0] > 0  # no row may be relevant, or labelled
         scalars = {f"heads/cross_entropy_{n}": float(pooled[n - 1]) for n in self.numbers if counted}
-        scalars["heads/cross_entropy_1_dreamed"] = float(dream["policy"].mean())
-        scalars["heads/reward_mae"] = float(total["reward"].sum() / max(total["reward_count"].sum(), 1))
-        scalars["heads/reward_mae_dreamed"] = float(error.mean())
+        for name, sums, head in (
+            ("cross_entropy_1_dreamed", dream, "policy"), ("reward_mae", total, "reward"),
+            ("reward_mae_dreamed", dream, "reward"),
+        ):  # fmt: skip
+            if sums[f"{head}_count"].any():
+                scalars[f"heads/{name}"] = float(sums[head].sum() / sums[f"{head}_count"].sum())
         if self.task.has_continues:
             scalars["heads/continue_accuracy"] = float(total["continue"] / max(total["continue_count"], 1))
         floor = None
@@ -169,9 +177,15 @@ class HeadsEvaluation(Evaluator):
         images = {
             "heads_cross_entropy": figures.cross_entropy(pooled, by_distance, floor),
             "heads_reward": figures.rewards(
-                np.where(counts, true, np.nan)[:shown], told[:shown], dream["rewards"][:shown],
-                np.where(total["reward_count"] > 0, total["reward"] / np.maximum(total["reward_count"], 1), np.nan),
-                error.mean(axis=0),
+                np.where(counts, true, np.nan)[:shown], told[:shown],
+                np.where(dream["reward_count"] > 0, dream["rewards"], np.nan)[:shown],
+                _means(total["reward"], total["reward_count"]),
+                _means(dream["reward"].sum(axis=0), dream["reward_count"].sum(axis=0)),
             ),
         }  # fmt: skip
         return Evaluation(scalars=scalars, images=images)
+
+
+def _means(sums: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """NaN where nothing counts."""
+    return np.where(counts > 0, sums / np.maximum(counts, 1), np.nan)

@@ -175,6 +175,38 @@ def test_figures_of_control_computed_by_hand():
     assert same["control/return_random"] == random
 
 
+def test_all_policies_play_the_same_episodes():
+    task = story_rl(
+        knowing(), environment={"target": "hand_made:Counting", "spread": 3},
+        evaluation={"episodes": 32, "steps": 2, "contexts": 1, "shown": 32},
+    )  # fmt: skip
+    evaluator, starts = task.evaluators()["control"], {}
+
+    def watched(run, name):
+        def call(*arguments, **options):
+            out = run(*arguments, **options)
+            starts[name, str(len(starts))] = np.asarray(out["frames"])[:, 0, 0, 0, 0]
+            return out
+
+        return call
+
+    evaluator._agent, evaluator._plain = watched(evaluator._agent, "agent"), watched(evaluator._plain, "plain")
+    batch = {
+        "frames": np.full((1, 3, 4, 4, 3), START, np.uint8), "actions": np.zeros((1, 3), np.int32),
+        "is_first": np.arange(3)[None] == 0,
+    }  # fmt: skip
+    evaluator.evaluate(
+        params={"policy": task.frozen()["heads"]["policy"]}, frozen=task.frozen(), extra=None, rng=jax.random.key(0),
+        batches=[batch], step=0,
+    )  # fmt: skip
+    assert [name for name, _ in starts] == ["agent", "agent", "agent", "plain", "plain"]
+    first, *others = starts.values()
+    assert len(first) == 32
+    assert len(set(first)) == 3
+    for other in others:
+        np.testing.assert_array_equal(other, first)
+
+
 def test_settings_out_of_range_are_refused():
     with pytest.raises(ConfigError, match=r"task: evaluation\.episodes must be at least 1, got 0"):
         story_rl(evaluation={"episodes": 0})

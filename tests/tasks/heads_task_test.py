@@ -229,6 +229,30 @@ def test_figures_of_heads_computed_by_hand():
         assert evaluate(task, knowing(-1, -1), batches).scalars[f"heads/{name}"] > 1
 
 
+def test_along_dreams_only_what_is_known_and_relevant_counts():
+    task = story_heads(evaluation={"context": 3, "clips": 4, "dreams": 4})
+    batch = story((0, 2, 4, 6), 9)
+    whole = evaluate(task, knowing(), [batch]).scalars
+    assert whole["heads/cross_entropy_1_dreamed"] == pytest.approx(0, abs=1e-3)
+    placeholder = np.where(np.arange(4)[:, None] < 2, batch["actions"], 0)
+    half = np.array([True, True, False, False])
+    unlabelled = batch | {"labelled": half, "actions": placeholder}
+    # Rows with other actions than the policy's: their dreams are true, but nothing to be cloned.
+    for other in (unlabelled, batch | {"relevant": half}):
+        scalars = evaluate(task, knowing(), [other]).scalars
+        for name in ("cross_entropy_1", "cross_entropy_1_dreamed", "reward_mae", "reward_mae_dreamed"):
+            assert scalars[f"heads/{name}"] == pytest.approx(0, abs=1e-3)
+    unsure = evaluate(task, UNSURE, [batch | {"relevant": half}]).scalars["heads/cross_entropy_1_dreamed"]
+    rows = [batch | {name: value[:2] for name, value in batch.items()}]
+    assert unsure == pytest.approx(evaluate(task, UNSURE, rows).scalars["heads/cross_entropy_1_dreamed"], rel=1e-4)
+    assert unsure != pytest.approx(evaluate(task, UNSURE, [batch]).scalars["heads/cross_entropy_1_dreamed"], rel=1e-3)
+    # Behind a reset in the middle of a clip a dream is another story.
+    cut = batch | {"is_first": np.broadcast_to(np.arange(9) == 6, (4, 9))}
+    assert evaluate(task, knowing(), [cut]).scalars["heads/reward_mae_dreamed"] == pytest.approx(0, abs=1e-3)
+    nothing = evaluate(task, knowing(), [unlabelled | {"labelled": np.zeros(4, bool)}]).scalars
+    assert not [name for name in nothing if name.startswith("heads/cross_entropy") or name.endswith("dreamed")]
+
+
 def test_without_an_environment_there_is_no_floor_and_without_clips_nothing():
     task = story_heads()
     result = evaluate(task, UNSURE, [story(frames=5)])
