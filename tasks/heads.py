@@ -92,6 +92,8 @@ class HeadsTask(DynamicsTask):
                 f"task.weights names {sorted(unknown)}; the terms are dynamics, policy, reward, continue."
             )
         self.weights = {name: float(self._weights_given.get(name, 1.0)) for name in terms}
+        if wrong := {name: weight for name, weight in self.weights.items() if not 0 <= weight < float("inf")}:
+            raise ConfigError(f"task.weights must be finite and at least 0, got {wrong}.")
         try:
             self.heads = HeadsConfig(**self._heads_fields)
             distributions.check_policy_space(config.actions)

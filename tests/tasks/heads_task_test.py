@@ -359,6 +359,7 @@ def without(batch, *names):
         (story() | {"actions": np.zeros((4, 10, 2))}, {}, r"\(categorical\) should be \[B, T\], got \[4, 10, 2\]"),
         (story() | {"frames": np.zeros((4, 10, 8, 8, 3))}, {}, r"on frames of \(4, 4, 3\), the data has \(8, 8"),
         (story(), {"weights": {"polcy": 1.0}}, r"task.weights names \['polcy'\]; the terms are dynamics, policy"),
+        (story(), {"weights": {"policy": -1.0}}, r"task.weights must be .* at least 0, got \{'policy': -1.0\}"),
         (story(), {"heads": {"distance": 3}}, "task: .*distance"),
         (story(), {"heads": {"distances": 0}}, "task: heads.distances must be at least 1, got 0"),
         (story(), {"evaluation": {"clips": 0}}, "task: evaluation.clips must be at least 1, got 0"),
