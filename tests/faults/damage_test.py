@@ -1,5 +1,7 @@
 """A damaged newest checkpoint is named, the one before is used, and the run ends bit for bit the same."""
 
+import json
+import os
 import shutil
 
 import pytest
@@ -44,8 +46,28 @@ def nothing_left(folder):
     folder.mkdir()
 
 
+def of_another_step(folder):
+    shutil.rmtree(folder)
+    shutil.copytree(folder.with_name("5"), folder)
+
+
+def nothing_listed(folder):
+    (folder / "manifest.json").write_text("{}")
+
+
+def not_all_listed(folder):
+    listed = json.loads((folder / "manifest.json").read_text())
+    listed.pop(next(name for name in listed if "/" in name))
+    (folder / "manifest.json").write_text(json.dumps(listed))
+
+
+def a_pipe(folder):
+    (folder / "manifest.json").unlink()
+    os.mkfifo(folder / "manifest.json")
+
+
 DAMAGES = [
-    truncated, flipped, all_emptied, nothing_left,
+    of_another_step, nothing_listed, not_all_listed, a_pipe, truncated, flipped, all_emptied, nothing_left,
     *(without(name) for name in ("array", "meta.json", "manifest.json", "data-0.json")),
 ]  # fmt: skip
 

@@ -29,7 +29,13 @@ def verify_manifest(folder: Path) -> None:
     Raises:
       DamagedError: the first difference.
     """
-    for name, entry in read_json(folder / _NAME).items():
+    manifest = read_json(folder / _NAME)
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        ours = path.suffix == ".json" or path.parent != folder  # a note that somebody left beside them is nobody's harm
+        if ours and path.is_file() and not path.name.startswith(".") and name not in {*manifest, _NAME}:
+            raise DamagedError(f"{_NAME} does not list {name}")
+    for name, entry in manifest.items():
         if not (isinstance(entry, list) and len(entry) == 2) or not is_plain(name):
             raise DamagedError(f"{_NAME} does not list sizes and checksums")
         (size, checksum), path = entry, folder / name
@@ -47,6 +53,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
       DamagedError: the file is missing, or no JSON object.
     """
+    if path.exists() and not path.is_file():  # a pipe would be waited for, for ever
+        raise DamagedError(f"{path.name} is no file")
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:

@@ -170,6 +170,8 @@ def read_meta(path: Path) -> dict[str, Any]:
             f"The checkpoint {path} has format {meta.get('format')}; this version reads format {FORMAT}. "
             "Use the version that wrote it."
         )
+    if str(meta.get("step")) != path.name.removeprefix("old-"):
+        raise DamagedError(f"it holds step {meta.get('step')}: was the folder renamed or copied?")
     return meta
 
 
