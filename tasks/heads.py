@@ -21,6 +21,7 @@ from tasks.dynamics import DynamicsTask
 from tasks.environments import check_environment, make_environment
 from tasks.heads_evaluation import HeadsEvaluation, require_features
 from tasks.latents import rows_and_frames
+from trainer import hosts
 from trainer.errors import ConfigError, DataError
 from trainer.task import Batch, Evaluator, LossOutput, Upstream
 
@@ -102,8 +103,17 @@ class HeadsTask(DynamicsTask):
             raise ConfigError(f"task: {e}") from e
 
     def check_batch(self, batch: Batch) -> None:
-        """Raises DataError where actions or task ids lie outside of what the model knows."""
+        """Raises DataError where actions or task ids lie outside of what the model knows.
+
+        Says so where none of the rows has anything to be cloned.
+        """
         super().check_batch(batch)
+        cloned = np.asarray(batch.get("labelled", True)) & np.asarray(batch.get("relevant", True))
+        if not cloned.any():
+            hosts.say(
+                "No row of the first batch has known actions that are relevant. Where all are like that, no policy is "
+                "learned, and cross_entropy_1 reads 0."
+            )
         ids = np.asarray(batch.get("task", self.task_id))
         if ids.min() < 0 or ids.max() >= self.tasks:
             raise DataError(

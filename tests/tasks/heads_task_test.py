@@ -253,6 +253,18 @@ def test_along_dreams_only_what_is_known_and_relevant_counts():
     assert not [name for name in nothing if name.startswith("heads/cross_entropy") or name.endswith("dreamed")]
 
 
+def test_rows_without_anything_to_be_cloned_are_told(capsys):
+    task, batch = story_heads(), story()
+    task.check_batch(batch | {"labelled": np.array([False, True, False, False])})
+    assert capsys.readouterr().err == ""
+    for nothing in (
+        {"labelled": np.zeros(4, bool)},
+        {"labelled": np.eye(4, dtype=bool)[0], "relevant": np.eye(4)[1] > 0},
+    ):
+        task.check_batch(batch | nothing)
+        assert "No row of the first batch has known actions that are relevant" in capsys.readouterr().err
+
+
 def test_without_an_environment_there_is_no_floor_and_without_clips_nothing():
     task = story_heads()
     result = evaluate(task, UNSURE, [story(frames=5)])
