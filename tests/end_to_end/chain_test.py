@@ -7,7 +7,7 @@ import time
 import jax
 import numpy as np
 import pytest
-from conftest import COMMAND, RUNS
+from chain_runs import COMMAND, RUNS
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 

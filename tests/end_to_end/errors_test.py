@@ -5,7 +5,7 @@ import json
 import shutil
 
 import pytest
-from conftest import COMMAND, RUNS
+from chain_runs import COMMAND, RUNS
 
 from trainer.checkpoints import finished
 
