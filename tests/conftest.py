@@ -6,9 +6,14 @@ import pytest
 
 
 @pytest.fixture(scope="session")
-def programs(tmp_path_factory):
-    """A folder of compiled programs, empty at the start of a test session."""
+def common(tmp_path_factory):
+    """A folder that all processes of a test session share."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "programs"
-    folder.mkdir(exist_ok=True)
-    return folder
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def programs(common):
+    """A folder of compiled programs, empty at the start of a test session."""
+    (common / "programs").mkdir(exist_ok=True)
+    return common / "programs"

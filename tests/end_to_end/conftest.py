@@ -1,7 +1,6 @@
 """A place with data and compiled programs of its own, and one whole chain of runs in it, which all tests share."""
 
 import fcntl
-import os
 import shutil
 from pathlib import Path
 
@@ -13,10 +12,9 @@ from trainer import cli
 
 
 @pytest.fixture(scope="session")
-def home(tmp_path_factory, programs):
+def home(common, programs):
     """Trains the chain once, also where several processes run the tests."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "end_to_end"
+    folder = common / "end_to_end"
     home = Home(folder / "data", programs, folder / "chain", folder / "chain.txt")
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:

@@ -1,7 +1,6 @@
 """Runs to compare with and to damage, made once for all tests, and a place for each test."""
 
 import fcntl
-import os
 import shutil
 from pathlib import Path
 
@@ -10,12 +9,10 @@ from fault_runs import FIRST, Runs, result, steps
 
 
 @pytest.fixture(scope="session")
-def shared(tmp_path_factory):
-    """A folder that all processes of a test session share."""
-    base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "faults"
-    folder.mkdir(exist_ok=True)
-    return folder
+def shared(common):
+    """The part of it that is these tests'."""
+    (common / "faults").mkdir(exist_ok=True)
+    return common / "faults"
 
 
 @pytest.fixture(scope="session")
