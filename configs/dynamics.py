@@ -34,7 +34,7 @@ def _task(preset: str) -> dict[str, Any]:
     actions: dict[str, Any] = {"direction": {"kind": "categorical", "size": 4}}
     if preset == "paper":
         shape = dict(width=2048, layers=28, heads=32, kv_heads=8, mlp_ratio=3.75, time_every=4, window=192)
-        sizes = transformer(**shape, remat=True, space_frames=8, scan=True)
+        sizes = transformer(**shape, remat=True, space_frames=64, scan=True)
         actions = {"keys": {"kind": "binary", "size": 23}, "mouse": {"kind": "categorical", "size": 121}}
     elif preset == "reference":
         sizes = transformer(width=128, layers=8, heads=4, time_every=4, window=48)
