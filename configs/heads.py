@@ -42,8 +42,8 @@ def _task(preset: str) -> dict[str, Any]:
         "dynamics_share": 0.5 if preset in ("cpu", "gpu") else 1.0,
         "weights": {"dynamics": 1.0, "policy": 1.0, "reward": 1.0, "continue": 1.0},
         "objective": {
-            "bootstrap_share": placeholder(float), "bootstrap_frames": placeholder(bool),
-            "clean_share": placeholder(float), "ramp": placeholder(float),
+            "forcing": placeholder(str), "bootstrap_share": placeholder(float),
+            "bootstrap_frames": placeholder(bool), "clean_share": placeholder(float), "ramp": placeholder(float),
         },
         "cache_latents": preset in ("cpu", "gpu"),
         "sampler": {"steps": placeholder(int), "context_signal": placeholder(int)},

@@ -44,6 +44,18 @@ class Past(NamedTuple):
     ages: Int[Array, " C"]
 
 
+class Memory(NamedTuple):
+    """A clip's finished frames, to be read by unfinished versions of the same frames: each sees those before its own.
+
+    Attributes:
+      keys: rotated; one array [B, S, G, T, K] for every time layer.
+      values: likewise.
+    """
+
+    keys: tuple[Float[Array, "B S G T K"], ...]
+    values: tuple[Float[Array, "B S G T K"], ...]
+
+
 def write(cache: Cache, keys: list[Array], values: list[Array]) -> Cache:
     """Appends T frames: per time layer keys and values [B, S, G, T, K]."""
     window, frames = cache.keys[0].shape[3], keys[0].shape[3]

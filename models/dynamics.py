@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from models.actions import ActionEmbedding, ActionSpace, action_space
-from models.cache import Cache, Past
+from models.cache import Cache, Memory, Past
 from models.tokens import Layout, packed_grid_shape
 from models.transformer import SpaceTimeTransformer, TransformerConfig
 
@@ -142,7 +142,7 @@ class Dynamics(nnx.Module):
         *,
         task: Int[Array, " B"] | None = None,
         independent: Bool[Array, " B"] | None = None,
-        cache: Cache | Past | None = None,
+        cache: Cache | Past | Memory | None = None,
     ) -> Prediction:
         """Predicts clean latents.
 
@@ -155,27 +155,38 @@ class Dynamics(nnx.Module):
           task: whose features are wanted, 0 … tasks - 1; None to leave the agent token out. NaN features follow from
             an id that does not exist.
           independent: rows of unrelated frames.
-          cache: the past, for passes that write nothing also as `transformer.recall` gives it.
+          cache: the past, for passes that write nothing also as `transformer.recall` or `remember` gives it.
 
         Raises:
           ValueError: `task` is given, and the model has no agent token.
         """
-        action = self.action(actions, labelled)[:, :, None]
-        level = jnp.concatenate([self.signal[...][signal], self.step[...][halvings]], axis=-1)[:, :, None]
-        spatial = self.spatial_in(noisy) + self.spatial_position[...]
-        registers = jnp.broadcast_to(self.registers[...], (*noisy.shape[:2], *self.registers.shape))
-        tokens = [action, level, spatial, registers]
+        tokens = self._tokens(noisy, signal, halvings, actions, labelled)
         if task is not None:
             if not self.config.tasks:
                 raise ValueError("a task is given, but this dynamics has no agent token (tasks=0)")
             known = jnp.where(task < 0, self.config.tasks, task)  # a negative index would count from the end
             agent = jnp.take(self.tasks[...], known, axis=0, mode="fill")[:, None, None]
-            tokens.append(jnp.broadcast_to(agent, (*noisy.shape[:2], *agent.shape[2:])))
+            agent = jnp.broadcast_to(agent, (*noisy.shape[:2], *agent.shape[2:]))
+            tokens = jnp.concatenate([tokens, agent], axis=2)
         first, count = self.layout.slice("spatial").start, self.config.spatial_tokens
         wanted = slice(first, first + count) if task is None else slice(first, None)  # the agent token is the last one
-        out, cache = self.transformer(
-            jnp.concatenate(tokens, axis=2), wanted=wanted, independent=independent, cache=cache
-        )
+        out, cache = self.transformer(tokens, wanted=wanted, independent=independent, cache=cache)
         latents = self.spatial_out(out[:, :, :count].astype(jnp.float32))
         features = None if task is None else out[:, :, -1].astype(jnp.float32)
         return Prediction(latents, features, cache)
+
+    def remember(
+        self, finished: Float[Array, "B T M Y"], signal: Int[Array, "B T"], halvings: Int[Array, "B T"], actions: Any,
+        labelled: Bool[Array, "B T"], *, independent: Bool[Array, " B"] | None = None,
+    ) -> Memory:  # fmt: skip
+        """Finished frames as the past of noisy versions of the same frames; arguments as those of a pass."""
+        tokens = self._tokens(finished, signal, halvings, actions, labelled)
+        return self.transformer.remember(tokens, independent=independent)
+
+    def _tokens(self, noisy: Array, signal: Array, halvings: Array, actions: Any, labelled: Array) -> Array:
+        """All tokens [B, T, S, D] but the agent's."""
+        action = self.action(actions, labelled)[:, :, None]
+        level = jnp.concatenate([self.signal[...][signal], self.step[...][halvings]], axis=-1)[:, :, None]
+        spatial = self.spatial_in(noisy) + self.spatial_position[...]
+        registers = jnp.broadcast_to(self.registers[...], (*noisy.shape[:2], *self.registers.shape))
+        return jnp.concatenate([action, level, spatial, registers], axis=2)

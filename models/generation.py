@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from models.cache import Cache
+from models.cache import Cache, Memory
 from models.dynamics import Dynamics
 from models.shortcut import corrupt, euler
 
@@ -50,14 +50,28 @@ def observe(
       task: the agent's task; needed to write the cache of a model that has tasks.
       independent: rows of unrelated frames.
     """
+    finished = _finished(model, latents, rng, sampler)
+    out = model(*finished, actions, labelled, task=task, independent=independent, cache=cache)
+    return out.features, out.cache
+
+
+def remember(
+    model: Dynamics, latents: Float[Array, "B T M Y"], actions: Any, labelled: Bool[Array, "B T"], rng: jax.Array,
+    sampler: Sampler, *, independent: Bool[Array, " B"] | None = None,
+) -> Memory:  # fmt: skip
+    """Finished frames as `observe` sees them, for training: the past of noisy versions of the same frames."""
+    finished = _finished(model, latents, rng, sampler)
+    return model.remember(*finished, actions, labelled, independent=independent)
+
+
+def _finished(model: Dynamics, latents: Array, rng: jax.Array, sampler: Sampler) -> tuple[Array, Array, Array]:
+    """Finished frames at the context level, and that level's and the finest step's labels."""
     finest = model.config.max_steps
     signal = finest if sampler.context_signal is None else sampler.context_signal
     shape = latents.shape[:2]
     if signal < finest:
         latents = corrupt(latents, jax.random.normal(rng, latents.shape), jnp.full(shape, signal / finest))
-    levels = jnp.full(shape, signal), jnp.full(shape, finest.bit_length() - 1)
-    out = model(latents, *levels, actions, labelled, task=task, independent=independent, cache=cache)
-    return out.features, out.cache
+    return latents, jnp.full(shape, signal), jnp.full(shape, finest.bit_length() - 1)
 
 
 def sample_frame(

@@ -7,7 +7,7 @@ network is exactly the level of its input.
 
 import dataclasses
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 # predict(noisy [R T M Y], signal [R T], halvings [R T], rows) → ẑ1 [R T M Y], for the batch's rows `rows`.
 Predict = Callable[[Array, Array, Array, slice], Array]
 
+FORCINGS = ("diffusion", "teacher")
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ShortcutConfig:
@@ -23,14 +25,19 @@ class ShortcutConfig:
 
     Attributes:
       max_steps: K_max, a power of two.
+      forcing: what the past of a noisy frame is in training. "diffusion" (Dreamer 4; arXiv:2407.01392): the frames
+        before it, each at a level of its own. "teacher": finished frames, as in sampling, in a stream of their own;
+        every frame then learns what it will be asked for, at the price of that stream's pass. [ours]
       bootstrap_share: share of a batch's rows whose frames take larger steps than the finest, by self-distillation.
       bootstrap_frames: take that share of all frames instead of rows. Every row then goes through the two passes more
         that a target needs; for meshes with few rows per device, where all devices wait for those that do. [ours]
-      clean_share: probability that a frame is given clean (τ = 1), as the past is in sampling. [ours]
+      clean_share: probability that a frame is given clean (τ = 1), as the past is in sampling; 0 with teacher forcing.
+        [ours]
       ramp: weight of a frame is `ramp` τ + 1 - `ramp` (Dreamer 4: 0.9).
     """
 
     max_steps: int = 8
+    forcing: Literal["diffusion", "teacher"] = "diffusion"
     bootstrap_share: float = 0.25
     bootstrap_frames: bool = False
     clean_share: float = 0.25
@@ -39,6 +46,13 @@ class ShortcutConfig:
     def __post_init__(self):
         if self.max_steps < 1 or self.max_steps & (self.max_steps - 1):
             raise ValueError(f"max_steps must be a power of two, got {self.max_steps}")
+        if self.forcing not in FORCINGS:
+            raise ValueError(f"forcing should be one of {', '.join(FORCINGS)}, got {self.forcing!r}")
+        if self.forcing == "teacher" and self.clean_share:
+            raise ValueError(
+                f"with forcing='teacher' the past is finished anyway, and frames given clean would learn nothing: set "
+                f"clean_share=0, got {self.clean_share}"
+            )
         for name in ("bootstrap_share", "clean_share", "ramp"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")

@@ -17,7 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float
 
 from models.attention import Attention, attend, rope
-from models.cache import Cache, Past, write
+from models.cache import Cache, Memory, Past, write
 
 TIME_BASE = 10_000.0
 SPACE_BASE = 100.0
@@ -213,7 +213,7 @@ class SpaceTimeTransformer(nnx.Module):
         *,
         wanted: slice = slice(None),
         independent: Bool[Array, " B"] | None = None,
-        cache: Cache | Past | None = None,
+        cache: Cache | Past | Memory | None = None,
     ) -> tuple[Float[Array, "B T W D"], Cache | None]:
         """Applies the transformer to T new frames.
 
@@ -221,19 +221,37 @@ class SpaceTimeTransformer(nnx.Module):
           x: tokens, of any floating-point type; the last ones of a frame may be left out where no other sees them.
           wanted: the tokens that are read out: where the last layer is one over space, it computes no others.
           independent: rows whose frames are unrelated: time attention sees the frame itself alone.
-          cache: what came before; for passes that write nothing also as `recall` gives it. None at a start.
+          cache: what came before; for passes that write nothing also as `recall` gives it. None at a start. A `Memory`
+            of the same frames: each new frame sees those of it that came before, and of the new ones itself alone.
 
         Returns:
           The normalised outputs of the tokens `wanted`, and the cache with the new frames written (None without a
           `Cache`, or where tokens were left out). A caller that does not commit to these frames (a denoising pass)
           drops it.
         """
+        past = self.recall(cache) if isinstance(cache, Cache) else cache
+        out, written = self._run(x, wanted, independent, past, self.config.layers)
+        writes = isinstance(cache, Cache) and x.shape[2] == self.tokens
+        return self.norm(out), write(cache, *zip(*written, strict=True)) if writes else None
+
+    def remember(self, x: Float[Array, "B T S D"], *, independent: Bool[Array, " B"] | None = None) -> Memory:
+        """What T finished frames leave behind for unfinished versions of them to read; see `__call__`."""
+        until = 1 + max(layer for layer in range(self.config.layers) if self.config.is_time(layer))
+        _, written = self._run(x, slice(None), independent, None, until)
+        positions = jnp.arange(x.shape[1], dtype=jnp.float32)[:, None]
+        return Memory(
+            tuple(rope(keys, positions, TIME_BASE) for keys, _ in written), tuple(values for _, values in written)
+        )
+
+    def _run(
+        self, x: Array, wanted: slice, independent: Array | None, past: Past | Memory | None, layers: int
+    ) -> tuple[Array, list[tuple[Array, Array]]]:
+        """The first `layers` layers: tokens, and the new frames' keys (unrotated) and values of each time layer."""
         x = x.astype(self.dtype)
         frames, tokens = x.shape[1:3]
         routing = None if self._routing is None else jnp.asarray(self._routing.array)[:tokens, :tokens]
         coordinates = jnp.asarray(self._coordinates.array)[:tokens]
-        past = self.recall(cache) if isinstance(cache, Cache) else cache
-        mask = _time_mask(frames, self.config.window, None if past is None else past.ages)
+        mask = _time_mask(frames, self.config.window, past)
         if independent is not None:
             itself = jnp.eye(frames, mask.shape[-1], k=mask.shape[-1] - frames, dtype=bool)
             mask = mask & (~independent[:, None, None] | itself)
@@ -262,7 +280,7 @@ class SpaceTimeTransformer(nnx.Module):
         written = []
         if repeats:
             x, written = self._scanned(x, seen, space, time)
-        for layer in range(every * repeats, self.config.layers):
+        for layer in range(every * repeats, layers):
             block = self.blocks[layer]
             if self.config.is_time(layer):
                 x, kv = time(block, x, seen and seen[len(written)])
@@ -271,8 +289,7 @@ class SpaceTimeTransformer(nnx.Module):
                 x = space(block, x, wanted if layer == self.config.layers - 1 else slice(None))
         if self.config.is_time(self.config.layers - 1):
             x = x[:, :, wanted]
-        writes = isinstance(cache, Cache) and tokens == self.tokens
-        return self.norm(x), write(cache, *zip(*written, strict=True)) if writes else None
+        return x, written
 
     def _layer(self, apply: Callable[..., Any]) -> Callable[..., Any]:
         """`apply(block, …)`; with `remat`, its gradient computes anew what it needs."""
@@ -312,11 +329,14 @@ class SpaceTimeTransformer(nnx.Module):
         return x, [jax.tree.map(lambda leaf, n=n: leaf[n], written) for n in range(repeats)]
 
 
-def _time_mask(frames: int, window: int, ages: Array | None) -> Bool[Array, "Q L"]:
-    """Which keys (cached slots, then new frames) each new frame sees."""
+def _time_mask(frames: int, window: int, past: Past | Memory | None) -> Bool[Array, "Q L"]:
+    """Which keys (cached slots or finished frames, then new frames) each new frame sees."""
     new = jnp.arange(frames)
     positions, valid = new, jnp.ones(frames, bool)
-    if ages is not None:
-        positions, valid = jnp.concatenate([-ages, new]), jnp.concatenate([ages > 0, valid])
+    if isinstance(past, Past):
+        positions, valid = jnp.concatenate([-past.ages, new]), jnp.concatenate([past.ages > 0, valid])
     distance = new[:, None] - positions[None, :]
-    return valid & (distance >= 0) & (distance < window)
+    seen = valid & (distance >= 0) & (distance < window)
+    if isinstance(past, Memory):
+        return jnp.concatenate([seen & (distance > 0), distance == 0], axis=1)
+    return seen

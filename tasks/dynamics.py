@@ -14,7 +14,7 @@ from datasets.pipeline import TfdsData
 from models import functional
 from models.actions import as_components
 from models.dynamics import Dynamics, DynamicsConfig, pack, unpack
-from models.generation import Sampler, generate
+from models.generation import Sampler, generate, remember
 from models.shortcut import ShortcutConfig, ShortcutLoss, bootstrap_rows, shortcut_loss
 from models.tokenizer import to_float
 from tasks.latents import LatentData, rows_and_frames
@@ -127,6 +127,8 @@ class DynamicsTask(Task):
             raise ValueError(f"sampler.steps must divide model.max_steps={finest}, got {steps}")
         if signal is not None and not 0 < signal <= finest:
             raise ValueError(f"sampler.context_signal must be in 1 … {finest}, got {signal}")
+        if self.objective.forcing == "teacher":
+            return  # whatever the sampler gives past frames at, training does
         if signal in (None, finest) and not 0 < self.objective.clean_share < 1:
             raise ValueError(
                 f"the sampler gives past frames clean, so training must show clean frames and noisy ones: "
@@ -188,18 +190,22 @@ class DynamicsTask(Task):
         self, params: functional.Params, clean: jax.Array, batch: Batch, rng: jax.Array, rows: int | None = None
     ) -> ShortcutLoss:
         """The dynamics loss of `rows` rows, chosen at random, of latents [B, T, M, Y]; of all where None."""
-        order_rng, rng = jax.random.split(rng)
+        order_rng, past_rng, rng = jax.random.split(rng, 3)
         condition = (batch["actions"] if self.config.actions else {}, self.labelled_frames(batch))
         parts = (clean, condition, batch.get("independent", jnp.zeros(len(clean), bool)))
         if rows is not None or not self.objective.bootstrap_frames:  # else each row stays on the device that has it
             order = jax.random.permutation(order_rng, len(clean))[:rows]  # the first rows are the bootstrap rows
             parts = jax.tree.map(lambda x: x[order], parts)
         clean, (actions, labelled), independent = parts
-        model = self.model(params)
+        model, past = self.model(params), None
+        if self.objective.forcing == "teacher":
+            past = remember(model, clean, actions, labelled, past_rng, self.sampler, independent=independent)
 
         def predict(noisy: jax.Array, signal: jax.Array, halvings: jax.Array, rows: slice) -> jax.Array:
-            action = jax.tree.map(lambda a: a[rows], actions)
-            return model(noisy, signal, halvings, action, labelled[rows], independent=independent[rows]).latents
+            action, seen = jax.tree.map(lambda a: a[rows], (actions, past))
+            return model(
+                noisy, signal, halvings, action, labelled[rows], independent=independent[rows], cache=seen
+            ).latents
 
         return shortcut_loss(predict, clean, rng, self.objective)
 

@@ -166,6 +166,13 @@ class HeadsTask(DynamicsTask):
         try:
             task.sampler = dataclasses.replace(self.sampler, **{k: v for k, v in sampler.items() if v is not None})
             task._check_sampler()
+            finest = self.config.max_steps
+            known, asked = (it.sampler.context_signal or finest for it in (self, task))
+            if self.objective.forcing == "teacher" and asked != known:
+                raise ValueError(
+                    f"sampler.context_signal = {asked} (of {finest}), but by teacher forcing the dynamics knows past "
+                    f"frames at {known} only: leave it out, or train phases 2 and 3 with this one"
+                )
         except (TypeError, ValueError) as e:
             raise ConfigError(f"task: {e}") from e
         return task

@@ -307,6 +307,8 @@ def other_kind_of_upstream():
         (flat_upstream, {"sampler": {"context_signal": 9}}, "context_signal must be in 1 … 8, got 9"),
         (flat_upstream, {"objective": {"bootstrap": 0.5}}, "bootstrap"),
         (flat_upstream, {"objective": {"clean_share": 0.0}}, "past frames clean, .*clean_share = 0.0"),
+        (flat_upstream, {"objective": {"forcing": "teacher"}}, "set clean_share=0, got 0.25"),
+        (flat_upstream, {"objective": {"forcing": "techer", "clean_share": 0.0}}, "one of diffusion, teacher"),
         (flat_upstream, {"rollout": {"contxt": 3}}, "contxt"),
         (flat_upstream, {"rollout": {"context": 0}}, "rollout.context must be at least 1, got 0"),
     ],
@@ -358,3 +360,33 @@ def test_rows_stay_where_they_are_when_bootstrap_frames_are_drawn(by_frame, rows
 def walk_first(config, params, noisy, halvings, actions, labelled, independent, past):
     """Depends on noise and action alone."""
     return noisy + params["influence"] * MOVES[actions][..., None, None]
+
+
+def its_own_past(config, params, noisy, halvings, actions, labelled, independent, past):
+    """Gives away the finished frames that it is handed."""
+    return past
+
+
+@pytest.mark.parametrize("bootstrap", [0.0, 0.5])
+def test_with_teacher_forcing_every_row_is_given_its_own_finished_frames(bootstrap):
+    objective = {"forcing": "teacher", "clean_share": 0.0, "bootstrap_share": bootstrap}
+    task = HandMadeDynamicsTask(its_own_past, model=WALK, objective=objective, rollout={"context": PAST})
+    batch = jax.tree.map(jnp.asarray, walk_batch(rows=4, frames=6))
+    task.setup(flat_upstream(), shapes(batch))
+    clean = task.encode(task.frozen()["tokenizer"], batch)
+    terms = jax.vmap(lambda rng: task.shortcut_terms({}, clean, batch, rng, 3))(jax.random.split(jax.random.key(0), 20))
+    np.testing.assert_allclose(terms.flow, 0, atol=1e-9)
+    np.testing.assert_allclose(terms.bootstrap, 0, atol=1e-9)
+    assert np.ptp(np.asarray(clean).mean(axis=(2, 3)), axis=0).max() > 1e-2  # rows differ
+
+
+def test_with_teacher_forcing_every_frame_is_noisy_and_learns():
+    objective = {"forcing": "teacher", "clean_share": 0.0, "bootstrap_share": 0.0, "ramp": 0.0}
+    wrong = lambda config, params, noisy, *rest: rest[-1] + params  # noqa: E731
+    task = HandMadeDynamicsTask(wrong, model=WALK, objective=objective, rollout={"context": PAST})
+    batch = jax.tree.map(jnp.asarray, walk_batch(rows=4, frames=6))
+    task.setup(flat_upstream(), shapes(batch))
+    clean = task.encode(task.frozen()["tokenizer"], batch)
+    errors = jnp.arange(24.0).reshape(4, 6)[..., None, None]
+    terms = task.shortcut_terms(errors, clean, batch, jax.random.key(0))
+    assert float(terms.flow) == pytest.approx(float(jnp.mean(errors**2)), rel=1e-5)

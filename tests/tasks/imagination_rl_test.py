@@ -1,3 +1,5 @@
+import copy
+import dataclasses
 import functools
 import types
 
@@ -329,6 +331,16 @@ def test_a_real_world_model_with_mixed_actions_trains_a_policy_and_stays_as_it_i
     assert used == {"policy": True, "value": True}  # nothing of the transformer is there to be moved
     jax.tree.map(np.testing.assert_array_equal, frozen, jax.device_get(task.frozen()))
     assert task.frames_per_batch(batch) == 6
+
+
+def test_a_past_that_teacher_forcing_has_never_shown_is_refused():
+    heads = real_task()[0]._upstream.task
+    taught = copy.copy(heads)
+    taught.objective = dataclasses.replace(heads.objective, forcing="teacher", clean_share=0.0)
+    assert heads.for_imagination({"context_signal": 1}).sampler.context_signal == 1
+    assert taught.for_imagination({"context_signal": heads.config.max_steps, "steps": 1}).sampler.steps == 1
+    with pytest.raises(ConfigError, match=r"context_signal = 1 .*knows past frames at 2 only"):
+        taught.for_imagination({"context_signal": 1})
 
 
 def test_the_agents_transformer_learns_where_it_is_asked_to_and_the_world_stays():
