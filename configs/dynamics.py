@@ -31,7 +31,6 @@ def get_config(preset: str) -> ConfigDict:
 
 def _task(preset: str) -> dict[str, Any]:
     model = {"packing": 2, "registers": 4, "max_steps": 8, "latent_scale": 1.5}
-    forcing = "diffusion" if preset in ("reference", "paper") else "teacher"
     actions: dict[str, Any] = {"direction": {"kind": "categorical", "size": 4}}
     if preset == "paper":
         shape = dict(width=2048, layers=28, heads=32, kv_heads=8, mlp_ratio=3.75, time_every=4, window=192)
@@ -45,13 +44,13 @@ def _task(preset: str) -> dict[str, Any]:
     elif preset == "gpu":
         sizes = transformer(width=1024, layers=16, heads=16, time_every=4, window=32)
     else:
-        sizes = transformer(width=128, layers=4, heads=4, time_every=4, time_offset=0, window=16)
+        sizes = transformer(width=128, layers=4, heads=4, time_every=2, window=16)
         model["registers"] = 2
     return {
         "model": model | {"actions": actions, "transformer": sizes},
         "objective": {
-            "forcing": forcing, "bootstrap_share": 0.25, "bootstrap_frames": preset == "paper",
-            "clean_share": 0.25 if forcing == "diffusion" else 0.0, "ramp": 0.9,
+            "forcing": "diffusion", "bootstrap_share": 0.25, "bootstrap_frames": preset == "paper",
+            "clean_share": 0.25, "ramp": 0.9,
         },
         "cache_latents": preset in ("cpu", "gpu"),
         "sampler": {"steps": 4, "context_signal": placeholder(int)},
