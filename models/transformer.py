@@ -108,7 +108,13 @@ class SwiGLU(nnx.Module):
     def __call__(self, x: Float[Array, "*lead D"]) -> Float[Array, "*lead D"]:
         """Applies the MLP to every token."""
         tokens = x.reshape(-1, x.shape[-1])  # one large matrix: XLA's gradient of a 4-D product is 3 × slower on CPUs
-        return self.down(nnx.silu(self.gate(tokens)) * self.up(tokens)).reshape(x.shape)
+        return self.down(_gated(self.gate(tokens), self.up(tokens))).reshape(x.shape)
+
+
+@jax.checkpoint
+def _gated(gate: Array, up: Array) -> Array:
+    """Keeps its two inputs for the gradient and nothing in between, each of which would be as large."""
+    return nnx.silu(gate) * up
 
 
 class Block(nnx.Module):
