@@ -29,6 +29,8 @@ class DynamicsConfig:
       max_steps: the finest sampler's steps (K_max, a power of two); signal levels lie on a grid of 1 / max_steps.
       latent_scale: latents are multiplied by it on the way in (toward the unit variance of the noise).
       actions: the action space; empty for video without actions.
+      added_actions: add a frame's action to each of its spatial tokens too (as Genie does, arXiv:2402.15391, §2.1),
+        so that layers can act on it from the first one on. [ours]
       tasks: tasks that an agent token can be told to do; 0 for no agent token.
       transformer: sizes.
     """
@@ -40,6 +42,7 @@ class DynamicsConfig:
     max_steps: int = 8
     latent_scale: float = 1.0
     actions: ActionSpace = dataclasses.field(default_factory=dict)
+    added_actions: bool = False
     tasks: int = 0
     transformer: TransformerConfig = TransformerConfig()
 
@@ -120,6 +123,9 @@ class Dynamics(nnx.Module):
         self.action = ActionEmbedding(config.actions, width, rngs=rngs)
         self.signal = nnx.Param(normal(rngs.params(), (config.max_steps + 1, width // 2)))
         self.step = nnx.Param(normal(rngs.params(), (config.max_steps.bit_length(), width - width // 2)))
+        if config.added_actions:
+            self.action_norm = nnx.RMSNorm(width, rngs=rngs)
+            self.action_in = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.spatial_in = nnx.Linear(config.spatial_channels, width, rngs=rngs)
         self.spatial_position = nnx.Param(normal(rngs.params(), (config.spatial_tokens, width)))
         self.registers = nnx.Param(normal(rngs.params(), (config.registers, width)))
@@ -188,5 +194,7 @@ class Dynamics(nnx.Module):
         action = self.action(actions, labelled)[:, :, None]
         level = jnp.concatenate([self.signal[...][signal], self.step[...][halvings]], axis=-1)[:, :, None]
         spatial = self.spatial_in(noisy) + self.spatial_position[...]
+        if self.config.added_actions:
+            spatial = spatial + self.action_in(self.action_norm(action))
         registers = jnp.broadcast_to(self.registers[...], (*noisy.shape[:2], *self.registers.shape))
         return jnp.concatenate([action, level, spatial, registers], axis=2)

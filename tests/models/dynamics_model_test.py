@@ -1,5 +1,7 @@
 """The dynamics: what a predicted frame depends on."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -50,6 +52,21 @@ def test_actions_change_their_frame_and_the_frames_after_it():
     assert changed_frames(change).tolist() == [[False, False, False, True, True, True], [False] * 6]
     before = (RUN(INPUTS)[0, :3], RUN({**INPUTS, **change})[0, :3])
     assert same(*before)
+
+
+@pytest.mark.parametrize("added", [False, True])
+def test_added_actions_reach_spatial_tokens_without_attention(added):
+    config = dataclasses.replace(CONFIG, added_actions=added)
+    build = lambda rngs: Dynamics(config, rngs=rngs)  # noqa: E731
+    deaf = jax.tree.map_with_path(
+        lambda path, x: 0 * x if {"attention", "out"} <= {getattr(key, "key", None) for key in path} else x,
+        generic(build),
+    )
+    run = jax.jit(lambda inputs: bind(build, deaf)(**inputs)[0])
+    push = INPUTS["actions"]["push"].at[0, 3].add(1.0)
+    changed = np.abs(run(INPUTS) - run({**INPUTS, "actions": {**INPUTS["actions"], "push": push}})).max(axis=3) > 1e-5
+    assert changed[0, 3].all() == added
+    assert changed.sum() == (changed.shape[2] if added else 0)  # of this frame, every token; of no other frame
 
 
 def test_latents_change_their_frame_and_the_frames_after_it():

@@ -29,7 +29,8 @@ CLEAN = Sampler()
 
 def make(settings, tasks=0):
     config = DynamicsConfig(
-        latents=4, channels=3, registers=1, tasks=tasks, actions={"move": Component("categorical", 5)},
+        latents=4, channels=3, registers=1, tasks=tasks, added_actions=bool(tasks),
+        actions={"move": Component("categorical", 5)},
         transformer=transformer_config(**{"window": 4, **settings}),
     )  # fmt: skip
     build = lambda rngs: Dynamics(config, rngs=rngs)  # noqa: E731
