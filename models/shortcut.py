@@ -27,7 +27,8 @@ class ShortcutConfig:
       max_steps: K_max, a power of two.
       forcing: what the past of a noisy frame is in training. "diffusion" (Dreamer 4; arXiv:2407.01392): the frames
         before it, each at a level of its own. "teacher": finished frames, as in sampling, in a stream of their own;
-        every frame then learns what it will be asked for, at the price of that stream's pass. [ours]
+        every frame then learns what it will be asked for, at the price of that stream's pass. A clip's first frame
+        counts only where an episode begins or frames are unrelated: otherwise its past is missing. [ours]
       bootstrap_share: share of a batch's rows whose frames take larger steps than the finest, by self-distillation.
       bootstrap_frames: take that share of all frames instead of rows. Every row then goes through the two passes more
         that a target needs; for meshes with few rows per device, where all devices wait for those that do. [ours]
@@ -66,7 +67,7 @@ class Levels(NamedTuple):
 
 
 class ShortcutLoss(NamedTuple):
-    """Weighted squared errors per element, averaged over all frames of the batch.
+    """Weighted squared errors per element, averaged over all frames of the batch, or those that count.
 
     Attributes:
       flow: of frames at the finest step size, against the clean latents.
@@ -142,7 +143,12 @@ def bootstrap_target(predict: Predict, noisy: Array, levels: Levels, config: Sho
 
 
 def shortcut_loss(
-    predict: Predict, clean: Float[Array, "B T M Y"], rng: jax.Array, config: ShortcutConfig
+    predict: Predict,
+    clean: Float[Array, "B T M Y"],
+    rng: jax.Array,
+    config: ShortcutConfig,
+    *,
+    counted: Bool[Array, "B T"] | None = None,
 ) -> ShortcutLoss:
     """The shortcut-forcing loss; the first rows of the batch are its bootstrap rows, or any frames.
 
@@ -151,6 +157,7 @@ def shortcut_loss(
       clean: packed, scaled latents z1; rows in random order, unless `bootstrap_frames`.
       rng: a key.
       config: settings.
+      counted: frames that the averages go over; None for all.
 
     Returns:
       The two terms; the objective is their sum.
@@ -177,6 +184,8 @@ def shortcut_loss(
     error = jnp.mean(jnp.square(predicted - target), axis=(-2, -1))
     weight = jnp.where(levels.signal == config.max_steps, 0.0, config.ramp * level + 1 - config.ramp)
     weighted = weight * error
+    if counted is not None:  # an average over these alone
+        weighted = jnp.where(counted, weighted, 0.0) * (counted.size / jnp.maximum(jnp.sum(counted), 1))
     return ShortcutLoss(
         flow=jnp.mean(jnp.where(is_bootstrap, 0.0, weighted)),
         bootstrap=jnp.mean(jnp.where(is_bootstrap, weighted, 0.0)),

@@ -22,6 +22,7 @@ from tasks.rollout import Rollout, shuffled_after
 from tasks.tokenizer import TokenizerTask
 from trainer.data import DataSource
 from trainer.errors import ConfigError, DataError
+from trainer.sharding import split_rows
 from trainer.task import Batch, Evaluator, LossOutput, Task, Upstream
 
 
@@ -192,22 +193,24 @@ class DynamicsTask(Task):
         """The dynamics loss of `rows` rows, chosen at random, of latents [B, T, M, Y]; of all where None."""
         order_rng, past_rng, rng = jax.random.split(rng, 3)
         condition = (batch["actions"] if self.config.actions else {}, self.labelled_frames(batch))
-        parts = (clean, condition, batch.get("independent", jnp.zeros(len(clean), bool)))
+        first = batch.get("is_first", jnp.zeros(clean.shape[:2], bool))
+        parts = (clean, condition, batch.get("independent", jnp.zeros(len(clean), bool)), first)
         if rows is not None or not self.objective.bootstrap_frames:  # else each row stays on the device that has it
             order = jax.random.permutation(order_rng, len(clean))[:rows]  # the first rows are the bootstrap rows
-            parts = jax.tree.map(lambda x: x[order], parts)
-        clean, (actions, labelled), independent = parts
-        model, past = self.model(params), None
+            parts = split_rows(jax.tree.map(lambda x: x[order], parts))
+        clean, (actions, labelled), independent, first = parts
+        model, past, counted = self.model(params), None, None
         if self.objective.forcing == "teacher":
+            counted = first | independent[:, None] | (jnp.arange(clean.shape[1]) > 0)
             past = remember(model, clean, actions, labelled, past_rng, self.sampler, independent=independent)
 
         def predict(noisy: jax.Array, signal: jax.Array, halvings: jax.Array, rows: slice) -> jax.Array:
-            action, seen = jax.tree.map(lambda a: a[rows], (actions, past))
-            return model(
-                noisy, signal, halvings, action, labelled[rows], independent=independent[rows], cache=seen
-            ).latents
+            given = (actions, labelled, independent, past)
+            action, known, unrelated, seen = split_rows(jax.tree.map(lambda a: a[rows], given))
+            noisy, signal, halvings = split_rows((noisy, signal, halvings))
+            return model(noisy, signal, halvings, action, known, independent=unrelated, cache=seen).latents
 
-        return shortcut_loss(predict, clean, rng, self.objective)
+        return shortcut_loss(predict, clean, rng, self.objective, counted=counted)
 
     def dream(
         self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, context: int, rng: jax.Array

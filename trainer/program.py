@@ -94,7 +94,8 @@ def build(
         return TrainState(zero, params, tx.init(params), ema, task.init_extra(params), rng, jnp.copy(zero))
 
     def step(state: TrainState, frozen: Any, batch: Batch) -> tuple[TrainState, StepMetrics]:
-        state, metrics = task.train_step(state, frozen, batch, update)
+        with sharding.traced_for(mesh):
+            state, metrics = task.train_step(state, frozen, batch, update)
         return state, StepMetrics.pack(metrics)
 
     abstract = jax.eval_shape(lambda key: init_state(init_params(key), key), jax.random.key(0))
@@ -106,7 +107,8 @@ def build(
         return begin(_warm_start(task, fresh(params_key)), run_key)
 
     def eval_step(params: PyTree, *args: Any) -> StepMetrics:
-        return StepMetrics.pack(task.eval_step(cast(params, precision), *args))
+        with sharding.traced_for(mesh):
+            return StepMetrics.pack(task.eval_step(cast(params, precision), *args))
 
     return Program(
         mesh=mesh,

@@ -1,8 +1,10 @@
 """Where arrays live: a mesh with axes `data` and `fsdp`, and ordered (regex → PartitionSpec) rules."""
 
+import contextlib
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextvars import ContextVar
 from typing import Any
 
 import jax
@@ -171,6 +173,38 @@ def described_batch(example: PyTree, mesh: Mesh) -> PyTree:
 def _batch_shardings(batch: PyTree, mesh: Mesh) -> PyTree:
     split, whole = NamedSharding(mesh, PartitionSpec(AXES)), replicated(mesh)
     return jax.tree.map(lambda x: split if np.shape(x) else whole, batch)
+
+
+_MESH: ContextVar[Mesh | None] = ContextVar("_MESH", default=None)
+
+
+@contextlib.contextmanager
+def traced_for(mesh: Mesh) -> Iterator[None]:
+    """While a step is traced: the mesh that it is traced for, see `split_rows`."""
+    token = _MESH.set(mesh)
+    try:
+        yield
+    finally:
+        _MESH.reset(token)
+
+
+def split_rows(tree: PyTree) -> PyTree:
+    """Within a step: arrays [B, …] whose rows every device has its share of, as those of a batch.
+
+    For rows that a task has reordered or selected: where they come from is no longer known then, and without this each
+    device may compute all of them. Arrays whose rows cannot be split evenly stay as they are, and so does everything
+    outside of a trainer's step.
+    """
+    mesh = _MESH.get()
+    if mesh is None or mesh.size == 1:
+        return tree
+    split = NamedSharding(mesh, PartitionSpec(AXES))
+
+    def place(x: jax.Array) -> jax.Array:
+        even = x.ndim > 0 and x.shape[0] % mesh.size == 0
+        return jax.lax.with_sharding_constraint(x, split) if even else x
+
+    return jax.tree.map(place, tree)
 
 
 def put_tree(tree: PyTree, shardings: PyTree) -> PyTree:

@@ -185,6 +185,15 @@ def test_frames_are_weighted_by_the_ramp():
         assert terms.bootstrap == 0.0
 
 
+def test_averages_go_over_the_frames_that_count():
+    clean, counted = normal(7, 4, 3, 2, 3), jnp.zeros((4, 3), bool).at[1:3, 1].set(True)
+    wrong = lambda noisy, signal, halvings, rows: clean[rows] + jnp.arange(3.0)[:, None, None]  # noqa: E731
+    config = ShortcutConfig(bootstrap_share=0.0, clean_share=0.0, ramp=0.0)
+    terms = shortcut_loss(wrong, clean, jax.random.key(7), config, counted=counted)
+    assert_close(terms.flow, 1.0)
+    assert shortcut_loss(wrong, clean, jax.random.key(7), config, counted=counted & False).flow == 0.0
+
+
 def test_clean_frames_carry_no_loss():
     clean = normal(8, 4, 16, 2, 3)
 

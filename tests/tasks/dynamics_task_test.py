@@ -390,3 +390,9 @@ def test_with_teacher_forcing_every_frame_is_noisy_and_learns():
     errors = jnp.arange(24.0).reshape(4, 6)[..., None, None]
     terms = task.shortcut_terms(errors, clean, batch, jax.random.key(0))
     assert float(terms.flow) == pytest.approx(float(jnp.mean(errors**2)), rel=1e-5)
+    # Where a clip begins in the middle of an episode, its first frame cannot be foretold: it does not count.
+    batch["is_first"] = jnp.zeros_like(batch["is_first"])
+    terms = task.shortcut_terms(errors, clean, batch, jax.random.key(0))
+    assert float(terms.flow) == pytest.approx(float(jnp.mean(errors[:, 1:] ** 2)), rel=1e-5)
+    terms = task.shortcut_terms(errors, clean, batch | {"independent": jnp.ones(4, bool)}, jax.random.key(0))
+    assert float(terms.flow) == pytest.approx(float(jnp.mean(errors**2)), rel=1e-5)
