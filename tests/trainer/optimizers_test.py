@@ -26,6 +26,26 @@ def updates(config, grads=GRADS, steps=100):
 
 
 @pytest.mark.parametrize(
+    "options", [{}, {"ns_steps": 3}, {"adaptive": True}, {"nesterov": False, "consistent_rms": None}], ids=str
+)
+def test_muon_of_stacked_matrices_is_that_of_each(options):
+    shapes = {"a": (6, 4), "b": (6, 4), "c": (4, 6), "d": (4,), "e": (2, 6, 4)}
+    params = {name: jax.random.normal(jax.random.key(i), shape) for i, (name, shape) in enumerate(shapes.items())}
+    only = {name: optax.contrib.MuonDimensionNumbers() if len(shape) == 2 else None for name, shape in shapes.items()}
+    reference = optax.contrib.muon(
+        3e-4, weight_decay=0.1, muon_weight_dimension_numbers=only, **{"consistent_rms": 0.2, **options}
+    )
+    tx, _ = build_optimizer(settings(name="muon", weight_decay=0.1, options=options), 100)
+    state, expected_state = tx.init(params), reference.init(params)
+    for i in range(3):
+        grads = jax.tree.map(lambda x, i=i: jax.random.normal(jax.random.key(i), x.shape) * x, params)
+        got, state = tx.update(grads, state, params)
+        expected, expected_state = reference.update(grads, expected_state, params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-8), got, expected)
+        assert jax.tree.map(jnp.shape, state) == jax.tree.map(jnp.shape, tx.init(params))
+
+
+@pytest.mark.parametrize(
     ("given", "reference"),
     [
         ({"name": "adam", "b1": 0.8}, optax.adam(3e-4, b1=0.8)),
