@@ -30,7 +30,8 @@ def get_config(preset: str) -> ConfigDict:
 
 
 def _task(preset: str) -> dict[str, Any]:
-    model = {"packing": 2, "registers": 4, "max_steps": 8, "latent_scale": 1.5, "added_actions": False}
+    model = {"packing": 2, "registers": 4, "max_steps": 8, "latent_scale": 1.5}
+    model["added_actions"] = preset in ("cpu", "smoke", "gpu")
     actions: dict[str, Any] = {"direction": {"kind": "categorical", "size": 4}}
     if preset == "paper":
         shape = dict(width=2048, layers=28, heads=32, kv_heads=8, mlp_ratio=3.75, time_every=4, window=192)
@@ -44,14 +45,14 @@ def _task(preset: str) -> dict[str, Any]:
     elif preset == "gpu":
         sizes = transformer(width=1024, layers=16, heads=16, time_every=4, window=32)
     else:
-        sizes = transformer(width=128, layers=4, heads=4, time_every=2, window=16)
+        sizes = transformer(width=128, layers=4, heads=4, time_every=4, window=16, time_offset=1)
         model["registers"] = 2
+    objective = {"forcing": "diffusion", "clean_share": 0.25, "ramp": 0.9, "bootstrap_share": 0.25}
+    if preset in ("cpu", "smoke", "gpu"):
+        objective |= {"forcing": "teacher", "clean_share": 0.0, "ramp": 0.0}
     return {
         "model": model | {"actions": actions, "transformer": sizes},
-        "objective": {
-            "forcing": "diffusion", "bootstrap_share": 0.25, "bootstrap_frames": preset == "paper",
-            "clean_share": 0.25, "ramp": 0.9,
-        },
+        "objective": objective | {"bootstrap_frames": preset == "paper"},
         "cache_latents": preset in ("cpu", "gpu"),
         "sampler": {"steps": 4, "context_signal": placeholder(int)},
         "rollout": {"context": 32, "clips": 16 if preset == "smoke" else 64, "shown": 4},
@@ -65,7 +66,7 @@ def _data(preset: str) -> dict[str, Any]:
         return {"batch_size": 4, "length": 16, "independent_share": 0.25}
     if preset == "gpu":
         return {"batch_size": 64, "length": 32, "independent_share": 0.1}
-    return {"batch_size": 16, "length": 16, "independent_share": 0.1, "split": ENCODED}
+    return {"batch_size": 4, "length": 16, "split": ENCODED}
 
 
 def _optimizer(preset: str) -> dict[str, Any]:
@@ -73,7 +74,7 @@ def _optimizer(preset: str) -> dict[str, Any]:
         return {"name": "adam", "learning_rate": 1e-4}
     if preset == "gpu":
         return {"name": "muon", "learning_rate": 2e-3, "schedule": "cosine", "warmup_steps": 100}
-    return {"name": "muon", "learning_rate": 3e-3, "schedule": "cosine", "warmup_steps": 2 if preset == "smoke" else 50}
+    return {"name": "muon", "learning_rate": 5e-3, "schedule": "cosine", "warmup_steps": 2 if preset == "smoke" else 50}
 
 
 def _schedule(preset: str) -> dict[str, Any]:
@@ -83,4 +84,4 @@ def _schedule(preset: str) -> dict[str, Any]:
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
     if preset == "gpu":
         return {"steps": 3_000, "log_every": 50, "eval_every": 1_000, "checkpoint_every": 1_000, "eval_batches": 4}
-    return {"steps": 4_500, "log_every": 50, "eval_every": 1_500, "checkpoint_every": 250, "eval_batches": 2}
+    return {"steps": 15_000, "log_every": 100, "eval_every": 5_000, "checkpoint_every": 1_000, "eval_batches": 2}

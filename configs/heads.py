@@ -60,7 +60,7 @@ def _data(preset: str) -> dict[str, Any]:
         return {"batch_size": 4, "length": 16}
     if preset == "gpu":
         return {"batch_size": 64, "length": 32, "independent_share": 0.125}
-    return {"batch_size": 8, "length": 32, "independent_share": 0.125, "split": ENCODED}
+    return {"batch_size": 8, "length": 24, "split": ENCODED}
 
 
 def _optimizer(preset: str) -> dict[str, Any]:
@@ -78,4 +78,4 @@ def _schedule(preset: str) -> dict[str, Any]:
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
     if preset == "gpu":
         return {"steps": 1_000, "log_every": 50, "eval_every": 500, "checkpoint_every": 500, "eval_batches": 4}
-    return {"steps": 1_500, "log_every": 50, "eval_every": 500, "checkpoint_every": 250, "eval_batches": 2}
+    return {"steps": 2_200, "log_every": 50, "eval_every": 1_100, "checkpoint_every": 250, "eval_batches": 2}

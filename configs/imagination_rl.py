@@ -58,7 +58,7 @@ def _data(preset: str) -> dict[str, Any]:
         return {"batch_size": 4, "length": 4}
     if preset == "gpu":
         return {"batch_size": 256, "length": 4}
-    return {"batch_size": 64, "length": 4, "split": ENCODED}
+    return {"batch_size": 32, "length": 4, "split": ENCODED}
 
 
 def _optimizer(preset: str) -> dict[str, Any]:
@@ -72,4 +72,6 @@ def _schedule(preset: str) -> dict[str, Any]:
         return {"steps": 100_000, "log_every": 100, "eval_every": 5_000, "checkpoint_every": 2_500}
     if preset == "smoke":
         return {"steps": 4, "log_every": 2, "eval_every": 0, "checkpoint_every": 2, "eval_batches": 1}
-    return {"steps": 600, "log_every": 20, "eval_every": 200, "checkpoint_every": 100, "eval_batches": 1}
+    if preset == "gpu":
+        return {"steps": 600, "log_every": 20, "eval_every": 200, "checkpoint_every": 100, "eval_batches": 1}
+    return {"steps": 1_600, "log_every": 50, "eval_every": 400, "checkpoint_every": 200, "eval_batches": 1}

@@ -8,7 +8,7 @@ from ml_collections.config_dict import placeholder
 IMAGE = (384, 640, 3)  # of the paper's Minecraft videos, height and width in multiples of its patches of 16
 
 # What preset `cpu` encodes once, before phase 2, for the three phases that learn from latents.
-ENCODED = "train[:3000]"
+ENCODED = "train[:6000]"
 
 # Fully sharded: every large array is split over `fsdp`, along the first dimension that divides evenly.
 SHARDED = (
