@@ -47,12 +47,12 @@ def _task(preset: str) -> dict[str, Any]:
     else:
         sizes = transformer(width=128, layers=4, heads=4, time_every=4, window=16, time_offset=1)
         model["registers"] = 2
-    objective = {"forcing": "diffusion", "clean_share": 0.25, "ramp": 0.9, "bootstrap_share": 0.25}
+    objective = {"forcing": "diffusion", "clean_share": 0.25, "dreamed_share": 0.0, "ramp": 0.9}
     if preset in ("cpu", "smoke", "gpu"):
         objective |= {"forcing": "teacher", "clean_share": 0.0, "ramp": 0.0}
     return {
         "model": model | {"actions": actions, "transformer": sizes},
-        "objective": objective | {"bootstrap_frames": preset == "paper"},
+        "objective": objective | {"bootstrap_share": 0.25, "bootstrap_frames": preset == "paper"},
         "cache_latents": preset in ("cpu", "gpu"),
         "sampler": {"steps": 4, "context_signal": placeholder(int)},
         "rollout": {"context": 32, "clips": 16 if preset == "smoke" else 64, "shown": 4},

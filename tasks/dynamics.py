@@ -202,7 +202,8 @@ class DynamicsTask(Task):
         model, past, counted = self.model(params), None, None
         if self.objective.forcing == "teacher":
             counted = first | independent[:, None] | (jnp.arange(clean.shape[1]) > 0)
-            past = remember(model, clean, actions, labelled, past_rng, self.sampler, independent=independent)
+            finished = self._finished(params, clean, actions, labelled, independent, past_rng)
+            past = remember(model, finished, actions, labelled, past_rng, self.sampler, independent=independent)
 
         def predict(noisy: jax.Array, signal: jax.Array, halvings: jax.Array, rows: slice) -> jax.Array:
             given = (actions, labelled, independent, past)
@@ -211,6 +212,24 @@ class DynamicsTask(Task):
             return model(noisy, signal, halvings, action, known, independent=unrelated, cache=seen).latents
 
         return shortcut_loss(predict, clean, rng, self.objective, counted=counted)
+
+    def _finished(
+        self, params: functional.Params, clean: jax.Array, actions: Any, labelled: jax.Array, independent: jax.Array,
+        rng: jax.Array,
+    ) -> jax.Array:  # fmt: skip
+        """What the past is made of: `clean`, in the last rows dreamed after the first quarter of the clip."""
+        rows, frames = clean.shape[:2]
+        truth = rows - round(self.objective.dreamed_share * rows)
+        given = max(1, frames // 4)
+        if truth == rows or given == frames:
+            return clean
+        of = jax.tree.map(lambda x: x[truth:], (clean, actions, labelled, independent))
+        seen, action, known, unrelated = split_rows(of)
+        model = self.model(jax.lax.stop_gradient(params))
+        sampler = dataclasses.replace(self.sampler, steps=1)  # the cheapest dream; its errors are those of the others
+        dreamed = generate(model, seen[:, :given], action, known, jax.random.fold_in(rng, 1), sampler)
+        dreamed = jnp.where(unrelated[:, None, None, None], seen, dreamed)
+        return jnp.concatenate([clean[:truth], dreamed])
 
     def dream(
         self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, context: int, rng: jax.Array
