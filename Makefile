@@ -6,12 +6,18 @@ INSTALLED := $(VENV)/.installed
 INSTALLED_DEV := $(VENV)/.installed-dev
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
 
-.PHONY: demo test lint install clean
+.PHONY: demo show test lint install clean
 
 demo: $(INSTALLED)
 	$(BIN)/python -m trainer --config=configs/imagination_rl.py:cpu
 	@echo
 	@echo "Report: logs/imagination_rl-cpu/report.html (and one in the folder of each phase)"
+
+# The agent that results/demo holds, tried out in the real environment: trains nothing.
+show: $(INSTALLED)
+	$(BIN)/python -m trainer --config=results/demo/imagination_rl-cpu/config.json --mode=eval
+	@echo
+	@echo "Report: results/demo/imagination_rl-cpu/report.html; the agent at work: results/demo/imagination_rl-cpu/media"
 
 test: lint
 	$(BIN)/python -m pytest -n auto --maxprocesses=8

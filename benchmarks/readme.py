@@ -1,14 +1,18 @@
-"""The README's table and pictures, from a finished `make demo`: `python -m benchmarks.readme [--take=LOGS …]`."""
+"""The README's table, its pictures and `results/`, from a finished `make demo`: `python -m benchmarks.readme`."""
 
 import argparse
+import contextlib
 import json
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from trainer.config import load_config
+from trainer.packing import pack
 from trainer.writers import read_jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,10 +28,19 @@ BEGIN, END = "<!-- python -m benchmarks.readme -->\n", "<!-- until here -->\n"
 
 
 def take(logs: Path, about: Mapping[str, Any]) -> None:
-    """Copies metrics and pictures of the demo's runs, and what is known of how they came about."""
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    for phase in PHASES:
-        shutil.copy(logs / f"{phase}-cpu" / "metrics.jsonl", RESULTS / f"{phase}.jsonl")
+    """Puts the demo's runs, packed, in place of those in `RESULTS`, with its pictures and how it came about.
+
+    They are packed in a folder of their own, so that they name each other by paths that hold on every machine.
+    """
+    last = f"{list(PHASES)[-1]}-cpu"
+    place = RESULTS.relative_to(ROOT)
+    logs = logs.resolve()
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        Path("logs").symlink_to(logs)
+        config = load_config(f"logs/{last}/config.json")
+        for run in pack(config, Path("logs") / last, place):
+            shutil.rmtree(RESULTS / run.name, ignore_errors=True)
+            shutil.copytree(run, RESULTS / run.name)
     for name, (phase, picture) in PICTURES.items():
         shutil.copy(logs / f"{phase}-cpu" / "media" / f"{picture}.png", IMAGES / f"{name}.png")
     (RESULTS / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
@@ -38,7 +51,7 @@ def table() -> str:
     about = json.loads((RESULTS / "about.json").read_text(encoding="utf-8"))
     last: dict[str, float] = {}
     for phase, prefix in PHASES.items():
-        for line in read_jsonl(RESULTS / f"{phase}.jsonl"):
+        for line in read_jsonl(RESULTS / f"{phase}-cpu" / "metrics.jsonl"):
             last |= {name: value for name, value in line.items() if name.startswith(prefix)}
 
     def dream(*frames: str) -> str:

@@ -6,6 +6,7 @@ import re
 import pytest
 
 from benchmarks import readme
+from trainer.config import base_config
 from trainer.writers import read_jsonl
 
 
@@ -23,20 +24,44 @@ def test_the_table_is_the_one_that_the_results_give():
     ],
 )  # fmt: skip
 def test_a_row_shows_the_last_figure_of_its_phase(phase, figure, shown):
-    *_, last = (line[figure] for line in read_jsonl(readme.RESULTS / f"{phase}.jsonl") if figure in line)
+    *_, last = (
+        line[figure] for line in read_jsonl(readme.RESULTS / f"{phase}-cpu" / "metrics.jsonl") if figure in line
+    )
     (row,) = re.findall(rf"^\| [^|]*`{figure}`[^|]*\| ([^|]*) \|", readme.table(), re.MULTILINE)
     assert row == shown.format(last)
 
 
-def test_a_demo_is_taken_with_its_pictures(tmp_path, monkeypatch):
-    for name in ("RESULTS", "IMAGES"):
-        monkeypatch.setattr(readme, name, tmp_path / name.lower())
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    for name, folder in (("ROOT", "."), ("RESULTS", "results/demo"), ("IMAGES", "images")):
+        monkeypatch.setattr(readme, name, tmp_path / folder)
     (tmp_path / "images").mkdir()
+    return tmp_path
+
+
+def test_a_demo_is_taken_with_its_pictures(place, monkeypatch):
+    packed = []
+
+    def pack(config, folder, target):
+        packed.append((config["name"], str(folder), str(target)))
+        for phase in readme.PHASES:
+            (target / f"{phase}-cpu").mkdir(parents=True)
+            (target / f"{phase}-cpu" / "metrics.jsonl").write_text('{"step": 2}\n')
+        return [target / f"{phase}-cpu" for phase in readme.PHASES]
+
+    monkeypatch.setattr(readme, "pack", pack)
+    (place / "results" / "demo" / "heads-cpu").mkdir(parents=True)
+    (place / "results" / "demo" / "heads-cpu" / "old").touch()
     for phase in readme.PHASES:
-        (tmp_path / "logs" / f"{phase}-cpu" / "media").mkdir(parents=True)
-        (tmp_path / "logs" / f"{phase}-cpu" / "metrics.jsonl").write_text('{"step": 1}\n')
+        (place / "logs" / f"{phase}-cpu" / "media").mkdir(parents=True)
+    config = base_config()
+    config.name = "imagination_rl-cpu"
+    stored = {"version": "0", "config": config.to_dict()}
+    (place / "logs" / "imagination_rl-cpu" / "config.json").write_text(json.dumps(stored))
     for phase, picture in readme.PICTURES.values():
-        (tmp_path / "logs" / f"{phase}-cpu" / "media" / f"{picture}.png").write_bytes(picture.encode())
-    readme.take(tmp_path / "logs", {"minutes": 60})
-    assert (tmp_path / "images" / "control.png").read_text() == "control_episodes"
-    assert json.loads((tmp_path / "results" / "about.json").read_text()) == {"minutes": 60}
+        (place / "logs" / f"{phase}-cpu" / "media" / f"{picture}.png").write_bytes(picture.encode())
+    readme.take(place / "logs", {"minutes": 60})
+    assert packed == [("imagination_rl-cpu", "logs/imagination_rl-cpu", "results/demo")]  # no path of this machine
+    assert [path.name for path in sorted((place / "results" / "demo" / "heads-cpu").iterdir())] == ["metrics.jsonl"]
+    assert (place / "images" / "control.png").read_text() == "control_episodes"
+    assert json.loads((place / "results" / "demo" / "about.json").read_text()) == {"minutes": 60}

@@ -17,6 +17,7 @@ def write_arrays(folder: Path, arrays: Mapping[str, Any]) -> None:
     _quiet_orbax()
     with _checkpointer() as checkpointer:
         checkpointer.save(folder.absolute(), args=ocp.args.StandardSave(arrays))
+    (folder / "commit_success.txt").unlink(missing_ok=True)  # no local reader needs it: a path of this machine
 
 
 def read_arrays(folder: Path) -> Any:
