@@ -7,6 +7,9 @@ from ml_collections.config_dict import placeholder
 
 IMAGE = (384, 640, 3)  # of the paper's Minecraft videos, height and width in multiples of its patches of 16
 
+# The presets that learn by this project's own settings; the others follow what was published (docs/design.md).
+OWN = ("cpu", "smoke", "gpu")
+
 # What preset `cpu` encodes once, before phase 2, for the three phases that learn from latents.
 ENCODED = "train[:6000]"
 

@@ -5,7 +5,7 @@ from typing import Any
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from configs.parts import IMAGE, SHARDED, described, episodes, held_out, transformer
+from configs.parts import IMAGE, OWN, SHARDED, described, episodes, held_out, transformer
 from trainer.config import base_config
 
 PRESETS = ("cpu", "smoke", "reference", "gpu", "paper")
@@ -50,7 +50,7 @@ def _task(preset: str) -> dict[str, Any]:
         model = {"patch": 8, "latents": 16, "channels": 32}
         objective |= {"masked_share_stills": 0.0, "latent_noise": 0.1}
     # Two groups, not one twice: otherwise what is set in the encoder would be set in the decoder too.
-    model["local"] = preset in ("cpu", "smoke", "gpu")
+    model["local"] = preset in OWN
     return {"model": model | {"encoder": transformer(**half), "decoder": transformer(**half)}} | objective
 
 
