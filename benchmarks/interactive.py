@@ -46,7 +46,7 @@ class Player:
     def begin(self, params: dict[str, Params], rng: jax.Array, rows: int = 1) -> Past:
         """(traced) Nothing has happened yet."""
         dynamics, tokenizer = self.models(params)
-        return Past(dynamics.transformer.init_cache(rows), tokenizer.decoder.init_cache(rows), rng)
+        return Past(dynamics.init_cache(rows), tokenizer.decoder.init_cache(rows), rng)
 
     def frame(self, params: dict[str, Params], past: Past, actions: Any) -> tuple[Past, UInt8[Array, "B H W C"]]:
         """(traced) The frame that the actions [B, …] lead to: K denoising passes, a committing one, and its pixels."""

@@ -44,7 +44,6 @@ def _task(preset: str) -> dict[str, Any]:
         "objective": {
             "forcing": placeholder(str), "bootstrap_share": placeholder(float),
             "bootstrap_frames": placeholder(bool), "clean_share": placeholder(float), "ramp": placeholder(float),
-            "dreamed_share": placeholder(float),
         },
         "cache_latents": preset in ("cpu", "gpu"),
         "sampler": {"steps": placeholder(int), "context_signal": placeholder(int)},

@@ -16,11 +16,13 @@ class Cache(NamedTuple):
     Attributes:
       keys, values: one array [B, S, G, C, K] for every time layer.
       length: frames written since the start, an int32 scalar.
+      previous: the last frame written, as `models.dynamics` keeps it for `residual`; None where nobody needs it.
     """
 
     keys: tuple[Float[Array, "B S G C K"], ...]
     values: tuple[Float[Array, "B S G C K"], ...]
     length: Int[Array, ""]
+    previous: Float[Array, "B 1 M Y"] | None = None
 
     @property
     def ages(self) -> Int[Array, " C"]:
@@ -37,11 +39,13 @@ class Past(NamedTuple):
       keys: rotated, relative to the next frame; one array [B, S, G, C, K] for every time layer.
       values: likewise.
       ages: see `Cache.ages`.
+      previous: see `Cache`.
     """
 
     keys: tuple[Float[Array, "B S G C K"], ...]
     values: tuple[Float[Array, "B S G C K"], ...]
     ages: Int[Array, " C"]
+    previous: Float[Array, "B 1 M Y"] | None = None
 
 
 class Memory(NamedTuple):
@@ -50,10 +54,12 @@ class Memory(NamedTuple):
     Attributes:
       keys: rotated; one array [B, S, G, T, K] for every time layer.
       values: likewise.
+      previous: of each frame, the finished one before it; see `Cache`.
     """
 
     keys: tuple[Float[Array, "B S G T K"], ...]
     values: tuple[Float[Array, "B S G T K"], ...]
+    previous: Float[Array, "B T M Y"] | None = None
 
 
 def write(cache: Cache, keys: list[Array], values: list[Array]) -> Cache:
@@ -68,6 +74,8 @@ def write(cache: Cache, keys: list[Array], values: list[Array]) -> Cache:
             return jax.lax.dynamic_update_slice_in_dim(ring, new, slots[0], axis=3)
         return ring.at[:, :, :, slots].set(new)
 
-    return Cache(
-        tuple(map(put, cache.keys, keys)), tuple(map(put, cache.values, values)), cache.length + jnp.int32(frames)
+    return cache._replace(
+        keys=tuple(map(put, cache.keys, keys)),
+        values=tuple(map(put, cache.values, values)),
+        length=cache.length + jnp.int32(frames),
     )

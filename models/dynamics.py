@@ -31,6 +31,9 @@ class DynamicsConfig:
       actions: the action space; empty for video without actions.
       added_actions: add a frame's action to each of its spatial tokens too (as Genie does, arXiv:2402.15391, §2.1),
         so that layers can act on it from the first one on. [ours]
+      residual: predict what changes from the frame before, whose latents are given beside the noisy ones (as DIAMOND
+        does, arXiv:2405.12399, §3): what stands still need not be drawn anew, and does not fade from dream to dream.
+        It takes a past of finished frames, as teacher forcing gives it in training. [ours]
       tasks: tasks that an agent token can be told to do; 0 for no agent token.
       transformer: sizes.
     """
@@ -43,6 +46,7 @@ class DynamicsConfig:
     latent_scale: float = 1.0
     actions: ActionSpace = dataclasses.field(default_factory=dict)
     added_actions: bool = False
+    residual: bool = False
     tasks: int = 0
     transformer: TransformerConfig = TransformerConfig()
 
@@ -127,6 +131,8 @@ class Dynamics(nnx.Module):
             self.action_norm = nnx.RMSNorm(width, rngs=rngs)
             self.action_in = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.spatial_in = nnx.Linear(config.spatial_channels, width, rngs=rngs)
+        if config.residual:
+            self.previous_in = nnx.Linear(config.spatial_channels, width, use_bias=False, rngs=rngs)
         self.spatial_position = nnx.Param(normal(rngs.params(), (config.spatial_tokens, width)))
         self.registers = nnx.Param(normal(rngs.params(), (config.registers, width)))
         if config.tasks:
@@ -161,12 +167,13 @@ class Dynamics(nnx.Module):
           task: whose features are wanted, 0 … tasks - 1; None to leave the agent token out. NaN features follow from
             an id that does not exist.
           independent: rows of unrelated frames.
-          cache: the past, for passes that write nothing also as `transformer.recall` or `remember` gives it.
+          cache: the past, of `init_cache`; for passes that write nothing also as `recall` or `remember` gives it.
 
         Raises:
           ValueError: `task` is given, and the model has no agent token.
         """
-        tokens = self._tokens(noisy, signal, halvings, actions, labelled)
+        previous = self._previous(noisy, cache, independent) if self.config.residual else None
+        tokens = self._tokens(noisy, previous, signal, halvings, actions, labelled)
         if task is not None:
             if not self.config.tasks:
                 raise ValueError("a task is given, but this dynamics has no agent token (tasks=0)")
@@ -178,22 +185,52 @@ class Dynamics(nnx.Module):
         wanted = slice(first, first + count) if task is None else slice(first, None)  # the agent token is the last one
         out, cache = self.transformer(tokens, wanted=wanted, independent=independent, cache=cache)
         latents = self.spatial_out(out[:, :, :count].astype(jnp.float32))
+        if previous is not None:
+            latents = previous + latents
+            cache = None if cache is None else cache._replace(previous=noisy[:, -1:])
         features = None if task is None else out[:, :, -1].astype(jnp.float32)
         return Prediction(latents, features, cache)
+
+    def init_cache(self, batch: int) -> Cache:
+        """The empty past of `batch` streams."""
+        cache = self.transformer.init_cache(batch)
+        if not self.config.residual:
+            return cache
+        return cache._replace(previous=jnp.zeros((batch, 1, self.config.spatial_tokens, self.config.spatial_channels)))
+
+    def recall(self, cache: Cache) -> Past:
+        """The past made ready to be read: worth doing once, where several passes read the same."""
+        return self.transformer.recall(cache)
 
     def remember(
         self, finished: Float[Array, "B T M Y"], signal: Int[Array, "B T"], halvings: Int[Array, "B T"], actions: Any,
         labelled: Bool[Array, "B T"], *, independent: Bool[Array, " B"] | None = None,
     ) -> Memory:  # fmt: skip
         """Finished frames as the past of noisy versions of the same frames; arguments as those of a pass."""
-        tokens = self._tokens(finished, signal, halvings, actions, labelled)
-        return self.transformer.remember(tokens, independent=independent)
+        previous = self._previous(finished, None, independent) if self.config.residual else None
+        tokens = self._tokens(finished, previous, signal, halvings, actions, labelled)
+        return self.transformer.remember(tokens, independent=independent)._replace(previous=previous)
 
-    def _tokens(self, noisy: Array, signal: Array, halvings: Array, actions: Any, labelled: Array) -> Array:
+    def _previous(self, frames: Array, past: Cache | Past | Memory | None, independent: Array | None) -> Array:
+        """Of each frame, the one before it; nothing (zeros) before a clip's first and before unrelated frames."""
+        if isinstance(past, Memory):
+            assert past.previous is not None
+            return past.previous
+        first = jnp.zeros_like(frames[:, :1]) if past is None else past.previous
+        if first is None:
+            raise ValueError("a dynamics with residual=True needs a cache of its own init_cache, not its transformer's")
+        previous = jnp.concatenate([first, frames[:, :-1]], axis=1)
+        return previous if independent is None else jnp.where(independent[:, None, None, None], 0.0, previous)
+
+    def _tokens(
+        self, noisy: Array, previous: Array | None, signal: Array, halvings: Array, actions: Any, labelled: Array
+    ) -> Array:
         """All tokens [B, T, S, D] but the agent's."""
         action = self.action(actions, labelled)[:, :, None]
         level = jnp.concatenate([self.signal[...][signal], self.step[...][halvings]], axis=-1)[:, :, None]
         spatial = self.spatial_in(noisy) + self.spatial_position[...]
+        if previous is not None:
+            spatial = spatial + self.previous_in(previous)
         if self.config.added_actions:
             spatial = spatial + self.action_in(self.action_norm(action))
         registers = jnp.broadcast_to(self.registers[...], (*noisy.shape[:2], *self.registers.shape))

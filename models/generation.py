@@ -80,7 +80,7 @@ def sample_frame(
 ) -> Float[Array, "B 1 M Y"]:  # fmt: skip
     """Denoises one frame in `sampler.steps` steps from τ = 0; the label of each pass is the level of its input."""
     finest = model.config.max_steps
-    halvings, past = jnp.full(noise.shape[:2], sampler.steps.bit_length() - 1), model.transformer.recall(cache)
+    halvings, past = jnp.full(noise.shape[:2], sampler.steps.bit_length() - 1), model.recall(cache)
 
     def denoise(k: Array, z: Array) -> Array:
         signal = jnp.full(noise.shape[:2], k * (finest // sampler.steps))
@@ -123,7 +123,7 @@ def generate(
             f"the context has {past} frames, `labelled` {frames} and the actions {sorted(lengths)}: actions and "
             "`labelled` go over all frames, the context's and the generated ones"
         )
-    cache = model.transformer.init_cache(batch)
+    cache = model.init_cache(batch)
     task = jnp.zeros(batch, jnp.int32) if model.config.tasks else None  # dreams are the same whatever the task
     context_rng, frame_rng = jax.random.split(rng)
     if past:

@@ -130,7 +130,7 @@ class WorldModel:
         self, latents: Float[Array, "B T M Y"], actions: Any, labelled: Bool[Array, "B T"], rng: jax.Array
     ) -> tuple[Cache, Moment]:
         """Takes in a recorded context; the first imagined state is its last frame, with that frame's own features."""
-        cache = self.dynamics.transformer.init_cache(len(latents))
+        cache = self.dynamics.init_cache(len(latents))
         return self.observe(cache, latents, actions, labelled, rng)
 
     def observe(

@@ -34,10 +34,6 @@ class ShortcutConfig:
         that a target needs; for meshes with few rows per device, where all devices wait for those that do. [ours]
       clean_share: probability that a frame is given clean (τ = 1), as the past is in sampling; 0 with teacher forcing.
         [ours]
-      dreamed_share: with teacher forcing, share of the rows whose finished frames after the first quarter are the
-        model's own dream of them (the targets stay the true ones): it learns to go on from what it will see when it
-        dreams, and that older frames know what younger ones have lost (scheduled sampling, arXiv:1506.03099, over whole
-        dreams). [ours]
       ramp: weight of a frame is `ramp` τ + 1 - `ramp` (Dreamer 4: 0.9).
     """
 
@@ -46,7 +42,6 @@ class ShortcutConfig:
     bootstrap_share: float = 0.25
     bootstrap_frames: bool = False
     clean_share: float = 0.25
-    dreamed_share: float = 0.0
     ramp: float = 0.9
 
     def __post_init__(self):
@@ -59,11 +54,7 @@ class ShortcutConfig:
                 f"with forcing='teacher' the past is finished anyway, and frames given clean would learn nothing: set "
                 f"clean_share=0, got {self.clean_share}"
             )
-        if self.forcing != "teacher" and self.dreamed_share:
-            raise ValueError(
-                f"dreamed_share={self.dreamed_share} needs forcing='teacher': {self.forcing!r} has no finished frames"
-            )
-        for name in ("bootstrap_share", "clean_share", "dreamed_share", "ramp"):
+        for name in ("bootstrap_share", "clean_share", "ramp"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 

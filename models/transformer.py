@@ -211,7 +211,8 @@ class SpaceTimeTransformer(nnx.Module):
         """Rotates the cache's keys: worth doing once, where several passes read the same past."""
         ages = cache.ages
         positions = -ages[:, None].astype(jnp.float32)
-        return Past(tuple(rope(keys, positions, TIME_BASE) for keys in cache.keys), cache.values, ages)
+        keys = tuple(rope(keys, positions, TIME_BASE) for keys in cache.keys)
+        return Past(keys, cache.values, ages, cache.previous)
 
     def __call__(
         self,

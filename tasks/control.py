@@ -136,7 +136,7 @@ class WorldModelEyes:
 
     def begin(self, rows: int) -> tuple[Cache, Cache]:
         """Empty caches."""
-        return self.tokenizer.encoder.init_cache(rows), self.model.dynamics.transformer.init_cache(rows)
+        return self.tokenizer.encoder.init_cache(rows), self.model.dynamics.init_cache(rows)
 
     def look(
         self, state: tuple[Cache, Cache], frame: jax.Array, actions: Actions | None, rng: jax.Array

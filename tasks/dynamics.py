@@ -79,6 +79,12 @@ class DynamicsTask(Task):
             self.objective = ShortcutConfig(**{**self._objective_fields, "max_steps": config.max_steps})
             self.sampler = Sampler(**self._sampler_fields)
             self._check_sampler()
+            if config.residual and self.objective.forcing != "teacher":
+                raise ValueError(
+                    f"model.residual predicts what changes from the frame before, so that frame must be finished: set "
+                    f"objective.forcing to 'teacher' (and objective.clean_share to 0), not {self.objective.forcing!r}, "
+                    f"or model.residual to false"
+                )
             share, rows = self.objective.bootstrap_share, example["frames"].shape[0]
             if share > 0 and config.max_steps > 1 and not bootstrap_rows(rows, self.objective):
                 raise ValueError("objective.bootstrap_share needs batches of 2 rows or more; set it to 0 for none")
@@ -202,8 +208,7 @@ class DynamicsTask(Task):
         model, past, counted = self.model(params), None, None
         if self.objective.forcing == "teacher":
             counted = first | independent[:, None] | (jnp.arange(clean.shape[1]) > 0)
-            finished = self._finished(params, clean, actions, labelled, independent, past_rng)
-            past = remember(model, finished, actions, labelled, past_rng, self.sampler, independent=independent)
+            past = remember(model, clean, actions, labelled, past_rng, self.sampler, independent=independent)
 
         def predict(noisy: jax.Array, signal: jax.Array, halvings: jax.Array, rows: slice) -> jax.Array:
             given = (actions, labelled, independent, past)
@@ -212,24 +217,6 @@ class DynamicsTask(Task):
             return model(noisy, signal, halvings, action, known, independent=unrelated, cache=seen).latents
 
         return shortcut_loss(predict, clean, rng, self.objective, counted=counted)
-
-    def _finished(
-        self, params: functional.Params, clean: jax.Array, actions: Any, labelled: jax.Array, independent: jax.Array,
-        rng: jax.Array,
-    ) -> jax.Array:  # fmt: skip
-        """What the past is made of: `clean`, in the last rows dreamed after the first quarter of the clip."""
-        rows, frames = clean.shape[:2]
-        truth = rows - round(self.objective.dreamed_share * rows)
-        given = max(1, frames // 4)
-        if truth == rows or given == frames:
-            return clean
-        of = jax.tree.map(lambda x: x[truth:], (clean, actions, labelled, independent))
-        seen, action, known, unrelated = split_rows(of)
-        model = self.model(jax.lax.stop_gradient(params))
-        sampler = dataclasses.replace(self.sampler, steps=1)  # the cheapest dream; its errors are those of the others
-        dreamed = generate(model, seen[:, :given], action, known, jax.random.fold_in(rng, 1), sampler)
-        dreamed = jnp.where(unrelated[:, None, None, None], seen, dreamed)
-        return jnp.concatenate([clean[:truth], dreamed])
 
     def dream(
         self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, context: int, rng: jax.Array

@@ -41,7 +41,7 @@ def run(task, params=PARAMS, cache=None, **changes):
 
 def stream(task, params=PARAMS):
     """Predictions frame by frame, and the last cache."""
-    cache, predictions = bind(make, params).transformer.init_cache(2), []
+    cache, predictions = bind(make, params).init_cache(2), []
     for t in range(FRAMES):
         out = run(task, params, cache, **jax.tree.map(lambda a, t=t: a[:, t : t + 1], INPUTS))
         predictions.append(out)

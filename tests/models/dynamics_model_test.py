@@ -10,7 +10,7 @@ from flax import traverse_util
 from tiny import assert_close, generic, normal, same, transformer_config
 
 from models.dynamics import Dynamics, DynamicsConfig, pack, unpack
-from models.functional import bind
+from models.functional import bind, init
 
 ACTIONS = {"move": {"kind": "categorical", "size": 5}, "push": {"kind": "continuous", "size": 2}}
 TRANSFORMER = dict(width=32, layers=4, heads=2, mlp_ratio=1.0, time_every=2, window=4)
@@ -27,8 +27,12 @@ INPUTS = {
 }
 
 
-def model(params=PARAMS):
-    return bind(lambda rngs: Dynamics(CONFIG, rngs=rngs), params)
+RESIDUAL = dataclasses.replace(CONFIG, residual=True)
+RESIDUAL_PARAMS = generic(lambda rngs: Dynamics(RESIDUAL, rngs=rngs))
+
+
+def model(params=PARAMS, config=CONFIG):
+    return bind(lambda rngs: Dynamics(config, rngs=rngs), params)
 
 
 RUN = jax.jit(lambda inputs: model()(**inputs)[0])
@@ -97,18 +101,34 @@ def test_video_without_actions_needs_none():
     assert np.std(run(INPUTS["noisy"])) > 0.1
 
 
-def test_a_stream_gives_what_the_whole_clip_gives():
-    run = jax.jit(lambda inputs, cache: model()(**inputs, cache=cache))
-    cache, outputs = model().transformer.init_cache(2), []
-    for t in range(6):
-        out, _, cache = run(jax.tree.map(lambda a, t=t: a[:, t : t + 1], INPUTS), cache)
+@pytest.mark.parametrize(("params", "config"), [(PARAMS, CONFIG), (RESIDUAL_PARAMS, RESIDUAL)])
+def test_a_stream_gives_what_the_whole_clip_gives(params, config):
+    run = jax.jit(lambda inputs, cache: model(params, config)(**inputs, cache=cache))
+    cache, outputs = model(params, config).init_cache(2), []
+    for frames in (slice(0, 1), slice(1, 4), slice(4, 5), slice(5, 6)):
+        out, _, cache = run(jax.tree.map(lambda a, frames=frames: a[:, frames], INPUTS), cache)
         outputs.append(out)
-    assert_close(jnp.concatenate(outputs, axis=1), RUN(INPUTS))
+    assert_close(jnp.concatenate(outputs, axis=1), run(INPUTS, None).latents)
 
 
-def test_gradients_go_to_every_parameter():
-    gradient = jax.jit(jax.grad(lambda params: jnp.mean((model(params)(**INPUTS)[0] - 1.0) ** 2)))
-    for path, leaf in traverse_util.flatten_dict(gradient(PARAMS), sep="/").items():
+def test_a_residual_dynamics_starts_by_repeating_the_frame_before():
+    fresh = init(lambda rngs: Dynamics(RESIDUAL, rngs=rngs), jax.random.key(0))
+    run = jax.jit(lambda **inputs: model(fresh, RESIDUAL)(**INPUTS, **inputs).latents)
+    repeated = jnp.concatenate([jnp.zeros((2, 1, 4, 6)), INPUTS["noisy"][:, :-1]], axis=1)
+    assert same(run(), repeated)
+    assert same(run(independent=jnp.array([True, False])), repeated.at[0].set(0.0))  # nothing came before
+
+
+def test_a_residual_dynamics_refuses_a_cache_that_has_no_frame():
+    residual = model(RESIDUAL_PARAMS, RESIDUAL)
+    with pytest.raises(ValueError, match="needs a cache of its own init_cache"):
+        residual(**INPUTS, cache=residual.transformer.init_cache(2))
+
+
+@pytest.mark.parametrize(("params", "config"), [(PARAMS, CONFIG), (RESIDUAL_PARAMS, RESIDUAL)])
+def test_gradients_go_to_every_parameter(params, config):
+    gradient = jax.jit(jax.grad(lambda params: jnp.mean((model(params, config)(**INPUTS)[0] - 1.0) ** 2)))
+    for path, leaf in traverse_util.flatten_dict(gradient(params), sep="/").items():
         assert np.isfinite(leaf).all(), path
         assert np.abs(leaf).max() > 0, path
 

@@ -35,7 +35,7 @@ class Spy:
     """A model that keeps the level, the step size, the input and the length of every pass."""
 
     def __init__(self, predict):
-        self.config, self.transformer = CONFIG, model().transformer
+        self.config, self.init_cache, self.recall = CONFIG, model().init_cache, model().recall
         self.predict, self.passes = predict, []
 
     def __call__(self, noisy, signal, halvings, actions, labelled, *, task=None, independent=None, cache):

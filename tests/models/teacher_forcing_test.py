@@ -23,15 +23,17 @@ LAYOUTS = {
     "scanned": {"layers": 6, "time_every": 2, "scan": True, "remat": True},
     "scanned-time-first": {"layers": 6, "time_every": 2, "time_offset": 0, "scan": True},
     "short-window": {"window": 2},
+    "residual": {"residual": True},
 }
 CLEAN = Sampler()
 
 
 def make(settings, tasks=0):
+    sizes = {"window": 4, **settings}
     config = DynamicsConfig(
         latents=4, channels=3, registers=1, tasks=tasks, added_actions=bool(tasks),
-        actions={"move": Component("categorical", 5)},
-        transformer=transformer_config(**{"window": 4, **settings}),
+        residual=sizes.pop("residual", False), actions={"move": Component("categorical", 5)},
+        transformer=transformer_config(**sizes),
     )  # fmt: skip
     build = lambda rngs: Dynamics(config, rngs=rngs)  # noqa: E731
     return build, generic(build)
@@ -57,11 +59,11 @@ def test_a_pass_of_training_is_a_pass_of_sampling(layout, tasks):
     @jax.jit
     def sampled(params):
         model, outputs = bind(build, params), []
-        cache, task = model.transformer.init_cache(2), jnp.zeros(2, jnp.int32) if tasks else None
+        cache, task = model.init_cache(2), jnp.zeros(2, jnp.int32) if tasks else None
         for t in range(7):
             now = slice(t, t + 1)
             frame = ACTIONS[:, now], LABELLED[:, now]
-            past = model.transformer.recall(cache)
+            past = model.recall(cache)
             outputs.append(model(NOISY[:, now], SIGNAL[:, now], HALVINGS[:, now], *frame, cache=past).latents)
             _, cache = observe(model, cache, FINISHED[:, now], *frame, jax.random.key(0), CLEAN, task=task)
         return jnp.concatenate(outputs, axis=1)
@@ -86,8 +88,9 @@ def test_a_frame_sees_finished_frames_before_it_and_its_noisy_self_alone(layout)
         assert changed[t] == (t > 0)  # no action led to the first frame
 
 
-def test_unrelated_frames_have_no_past():
-    build, params = make({})
+@pytest.mark.parametrize("layout", ["time-last", "residual"])
+def test_unrelated_frames_have_no_past(layout):
+    build, params = make(LAYOUTS[layout])
     rows = jnp.array([True, False])
     plain = taught(build, params, FINISHED, NOISY, independent=rows)
     other = taught(build, params, FINISHED + 1, NOISY, independent=rows)

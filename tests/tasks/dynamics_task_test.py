@@ -308,7 +308,7 @@ def other_kind_of_upstream():
         (flat_upstream, {"objective": {"bootstrap": 0.5}}, "bootstrap"),
         (flat_upstream, {"objective": {"clean_share": 0.0}}, "past frames clean, .*clean_share = 0.0"),
         (flat_upstream, {"objective": {"forcing": "teacher"}}, "set clean_share=0, got 0.25"),
-        (flat_upstream, {"objective": {"dreamed_share": 0.5}}, "needs forcing=.teacher"),
+        (flat_upstream, {"model": WALK | {"residual": True}}, "set objective.forcing to .teacher.*not .diffusion"),
         (flat_upstream, {"objective": {"forcing": "techer", "clean_share": 0.0}}, "one of diffusion, teacher"),
         (flat_upstream, {"rollout": {"contxt": 3}}, "contxt"),
         (flat_upstream, {"rollout": {"context": 0}}, "rollout.context must be at least 1, got 0"),
@@ -397,28 +397,3 @@ def test_with_teacher_forcing_every_frame_is_noisy_and_learns():
     assert float(terms.flow) == pytest.approx(float(jnp.mean(errors[:, 1:] ** 2)), rel=1e-5)
     terms = task.shortcut_terms(errors, clean, batch | {"independent": jnp.ones(4, bool)}, jax.random.key(0))
     assert float(terms.flow) == pytest.approx(float(jnp.mean(errors**2)), rel=1e-5)
-
-
-def drifts_in_dreams(config, params, noisy, halvings, actions, labelled, independent, past):
-    """Gives away the finished frames that it is handed; dreams the frame before, and a bit more."""
-    return past + params if noisy.shape[1] == 1 else past
-
-
-@pytest.mark.parametrize(("share", "dreaming"), [(0.0, 0), (0.5, 2), (1.0, 4)])
-def test_a_past_may_be_the_models_own_dream_after_the_first_quarter(share, dreaming):
-    objective = {"forcing": "teacher", "clean_share": 0.0, "bootstrap_share": 0.0, "ramp": 0.0, "dreamed_share": share}
-    task = HandMadeDynamicsTask(drifts_in_dreams, model=WALK, objective=objective, rollout={"context": PAST})
-    batch = jax.tree.map(jnp.asarray, walk_batch(rows=4, frames=8))
-    task.setup(flat_upstream(), shapes(batch))
-    clean = (
-        task.encode(task.frozen()["tokenizer"], batch) * 0 + 1
-    )  # all frames are alike, so that the order is no matter
-
-    def flow(drift, batch=batch):
-        return task.shortcut_terms(drift, clean, batch, jax.random.key(0)).flow
-
-    dreamed = 0.1 * np.maximum(np.arange(8) - 1, 0)  # two frames are given
-    expected = dreaming / 4 * np.mean(dreamed**2)
-    np.testing.assert_allclose(flow(jnp.float32(0.1)), expected, rtol=1e-4, atol=1e-9)
-    assert float(jax.grad(flow)(jnp.float32(0.1))) == 0  # dreams are what is given, not what is learned
-    assert float(flow(jnp.float32(0.1), batch | {"independent": jnp.ones(4, bool)})) == pytest.approx(0, abs=1e-9)

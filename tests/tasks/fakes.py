@@ -1,6 +1,5 @@
 """Hand-made models whose figures can be computed by hand, and the tasks that train real ones of the smallest size."""
 
-import types
 from pathlib import Path
 
 import jax
@@ -102,10 +101,7 @@ class HandMadeDynamicsTask(DynamicsTask):
             return finished  # so that a test can see whose they are
 
         apply.remember = remember
-        apply.config, apply.transformer = (
-            self.config,
-            types.SimpleNamespace(init_cache=init_cache, recall=lambda cache: cache),
-        )
+        apply.config, apply.init_cache, apply.recall = self.config, init_cache, lambda cache: cache
         return apply
 
 

@@ -108,12 +108,9 @@ class KnowingDynamics:
     """Adds the action to the number; features are the number, and the action that led to it or -1, then zeros."""
 
     def __init__(self, config):
-        self.config, self.transformer = (
-            config,
-            types.SimpleNamespace(init_cache=self._init_cache, recall=lambda cache: cache),
-        )
+        self.config, self.recall = config, lambda cache: cache
 
-    def _init_cache(self, batch):
+    def init_cache(self, batch):
         return jnp.zeros((batch, 1, self.config.spatial_tokens, self.config.spatial_channels))
 
     def __call__(self, noisy, signal, halvings, actions, labelled, *, task=None, independent=None, cache=None):
