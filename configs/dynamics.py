@@ -31,7 +31,7 @@ def get_config(preset: str) -> ConfigDict:
 
 def _task(preset: str) -> dict[str, Any]:
     model = {"packing": 2, "registers": 4, "max_steps": 8, "latent_scale": 1.5}
-    model |= {"added_actions": preset in OWN, "residual": preset in OWN}
+    model |= {"added_actions": preset in OWN, "residual": preset in OWN, "prediction": "x"}
     actions: dict[str, Any] = {"direction": {"kind": "categorical", "size": 4}}
     if preset == "paper":
         shape = dict(width=2048, layers=28, heads=32, kv_heads=8, mlp_ratio=3.75, time_every=4, window=192)

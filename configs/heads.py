@@ -41,6 +41,7 @@ def _task(preset: str) -> dict[str, Any]:
         "task_id": 0,
         "dynamics_share": 0.5 if preset in ("cpu", "gpu") else 1.0,
         "weights": {"dynamics": 1.0, "policy": 1.0, "reward": 1.0, "continue": 1.0},
+        "normalized": True,
         "objective": {
             "forcing": placeholder(str), "bootstrap_share": placeholder(float),
             "bootstrap_frames": placeholder(bool), "clean_share": placeholder(float), "ramp": placeholder(float),

@@ -30,7 +30,7 @@ def get_config(preset: str) -> ConfigDict:
 def _task(preset: str) -> dict[str, Any]:
     task: dict[str, Any] = {"context": 16, "horizon": 32, "discount": 0.997, "trace": 0.95}
     task |= {"positive_share": 0.5, "prior_weight": 0.3, "uniform_share": 0.0}
-    task |= {"train_transformer": False}
+    task |= {"policy_loss": "pmpo", "from_clone": True, "train_transformer": False}
     value = {"hidden": 256, "layers": 2, "bins": 255, "limit": 8.0}
     evaluation = {"episodes": 256, "steps": 32, "contexts": 64, "shown": 4}
     if preset == "reference":

@@ -24,7 +24,7 @@ SHARDED = (
 def transformer(**sizes: Any) -> dict[str, Any]:
     """Every field of `models.transformer.TransformerConfig`."""
     defaults = {"heads": 4, "kv_heads": placeholder(int), "mlp_ratio": 4.0, "soft_cap": 50.0}
-    defaults["time_offset"] = placeholder(int)
+    defaults |= {"qk_norm": True, "time_offset": placeholder(int)}
     defaults |= {"remat": False, "space_frames": placeholder(int), "scan": False}
     return defaults | sizes
 

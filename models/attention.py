@@ -109,12 +109,16 @@ def _cut(a: Array, parts: tuple[Array, ...]) -> list[Array]:
     return jnp.split(a, np.cumsum([part.shape[-2] for part in parts])[:-1], axis=-1)
 
 
+def _as_it_is(x: Array) -> Array:
+    return x
+
+
 class Attention(nnx.Module):
     """Projections of one attention layer; who sees whom is the caller's."""
 
     def __init__(
-        self, width: int, *, heads: int, kv_heads: int, head_dim: int, soft_cap: float | None, out_scale: float,
-        rngs: nnx.Rngs,
+        self, width: int, *, heads: int, kv_heads: int, head_dim: int, soft_cap: float | None, qk_norm: bool,
+        out_scale: float, rngs: nnx.Rngs,
     ):  # fmt: skip
         linear = functools.partial(nnx.Linear, use_bias=False, rngs=rngs)
         init = nnx.initializers.variance_scaling(1.0, "fan_in", "truncated_normal")
@@ -124,8 +128,8 @@ class Attention(nnx.Module):
         self.k = linear(width, kv_heads * head_dim, kernel_init=init)
         self.v = linear(width, kv_heads * head_dim, kernel_init=init)
         self.out = linear(heads * head_dim, width, kernel_init=out_init)
-        self.q_norm = nnx.RMSNorm(head_dim, rngs=rngs)
-        self.k_norm = nnx.RMSNorm(head_dim, rngs=rngs)
+        self.q_norm = nnx.RMSNorm(head_dim, rngs=rngs) if qk_norm else _as_it_is
+        self.k_norm = nnx.RMSNorm(head_dim, rngs=rngs) if qk_norm else _as_it_is
 
     def project(
         self, x: Float[Array, "*lead L D"], queries: Float[Array, "*lead Q D"] | None = None

@@ -5,7 +5,7 @@ Dreamer 4, arXiv:2509.24527, §3.2.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 from flax import nnx
@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from models.actions import ActionEmbedding, ActionSpace, action_space
 from models.cache import Cache, Memory, Past
+from models.shortcut import PREDICTIONS
 from models.tokens import Layout, packed_grid_shape
 from models.transformer import SpaceTimeTransformer, TransformerConfig
 
@@ -34,6 +35,8 @@ class DynamicsConfig:
       residual: predict what changes from the frame before, whose latents are given beside the noisy ones (as DIAMOND
         does, arXiv:2405.12399, §3): what stands still need not be drawn anew, and does not fade from dream to dream.
         It takes a past of finished frames, as teacher forcing gives it in training. [ours]
+      prediction: what the network's output stands for: "x", the clean latents (Dreamer 4), or "v", the velocity from
+        noise to clean latents, as in flow matching (arXiv:2210.02747), for comparison.
       tasks: tasks that an agent token can be told to do; 0 for no agent token.
       transformer: sizes.
     """
@@ -47,6 +50,7 @@ class DynamicsConfig:
     actions: ActionSpace = dataclasses.field(default_factory=dict)
     added_actions: bool = False
     residual: bool = False
+    prediction: Literal["x", "v"] = "x"
     tasks: int = 0
     transformer: TransformerConfig = TransformerConfig()
 
@@ -55,6 +59,10 @@ class DynamicsConfig:
             raise ValueError(f"{self.latents} latent tokens do not pack by {self.packing}")
         if self.max_steps < 1 or self.max_steps & (self.max_steps - 1):
             raise ValueError(f"max_steps must be a power of two, got {self.max_steps}")
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"prediction should be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}")
+        if self.residual and self.prediction != "x":
+            raise ValueError("residual is about the latents themselves: set prediction='x', or residual=false")
         if self.tasks < 0:
             raise ValueError(f"tasks must be 0 or more, got {self.tasks}")
 
@@ -104,7 +112,7 @@ class Prediction(NamedTuple):
 
 
 class Dynamics(nnx.Module):
-    """f(z̃, τ, d | past, actions) → ẑ1: predicts a frame's clean latents from noisy ones (x-prediction).
+    """f(z̃, τ, d | past, actions) → ẑ1: predicts a frame's clean latents from noisy ones.
 
     Tokens per frame: one for the action, one for signal level and step size, the spatial tokens, the registers, and the
     agent token, which carries a task's embedding, sees all others and is seen by none of them.
@@ -185,6 +193,8 @@ class Dynamics(nnx.Module):
         wanted = slice(first, first + count) if task is None else slice(first, None)  # the agent token is the last one
         out, cache = self.transformer(tokens, wanted=wanted, independent=independent, cache=cache)
         latents = self.spatial_out(out[:, :, :count].astype(jnp.float32))
+        if self.config.prediction == "v":
+            latents = noisy + (1 - signal / self.config.max_steps)[..., None, None] * latents
         if previous is not None:
             latents = previous + latents
             cache = None if cache is None else cache._replace(previous=noisy[:, -1:])

@@ -1,4 +1,4 @@
-"""PMPO: a policy objective that asks of an advantage only its sign.
+"""PMPO: a policy objective that asks of an advantage only its sign; and REINFORCE, to compare it with.
 
 arXiv:2410.04166; Dreamer 4, arXiv:2509.24527, §3.3.
 """
@@ -50,10 +50,7 @@ def pmpo(
     Raises:
       ValueError: the shapes differ.
     """
-    shapes = {"log_prob": log_prob.shape, "advantage": advantage.shape, "kl": kl.shape, "weight": weight.shape}
-    if len(set(shapes.values())) > 1:
-        raise ValueError(f"PMPO needs arrays of one shape, got {shapes}")
-    weight, good = jax.lax.stop_gradient(weight.astype(jnp.float32)), advantage >= 0
+    weight, good = _checked(log_prob, advantage, kl, weight), advantage >= 0
     return PmpoLoss(
         positive=-alpha * _mean(log_prob, jnp.where(good, weight, 0.0)),
         negative=(1 - alpha) * _mean(log_prob, jnp.where(good, 0.0, weight)),
@@ -61,7 +58,33 @@ def pmpo(
     )
 
 
-def _mean(x: Array, weight: Array) -> Float[Array, ""]:
+def reinforce(
+    log_prob: Float[Array, "..."],
+    advantage: Float[Array, "..."],
+    kl: Float[Array, "..."],
+    weight: Float[Array, "..."],
+    *,
+    beta: float = 0.3,
+) -> PmpoLoss:
+    """-1/N Σ A ln π + β/N Σ KL(π ‖ prior): the policy gradient with a baseline (Williams 1992), terms as PMPO's.
+
+    Arguments, weights and errors are those of `pmpo`; advantages enter with their size, in units of the return.
+    """
+    weight, good = _checked(log_prob, advantage, kl, weight), advantage >= 0
+    gain = -_mean(log_prob * jax.lax.stop_gradient(advantage), weight, where=good)
+    loss = -_mean(log_prob * jax.lax.stop_gradient(advantage), weight, where=~good)
+    return PmpoLoss(positive=gain, negative=loss, prior=beta * _mean(kl, weight))
+
+
+def _checked(log_prob: Array, advantage: Array, kl: Array, weight: Array) -> Array:
+    """The weight, without a gradient; the arrays have one shape."""
+    shapes = {"log_prob": log_prob.shape, "advantage": advantage.shape, "kl": kl.shape, "weight": weight.shape}
+    if len(set(shapes.values())) > 1:
+        raise ValueError(f"policy losses need arrays of one shape, got {shapes}")
+    return jax.lax.stop_gradient(weight.astype(jnp.float32))
+
+
+def _mean(x: Array, weight: Array, where: Array | bool = True) -> Float[Array, ""]:
     total = jnp.sum(weight)
-    counted = jnp.where(weight > 0, weight * x, 0.0)  # 0 · NaN would be NaN
+    counted = jnp.where((weight > 0) & where, weight * x, 0.0)  # 0 · NaN would be NaN
     return jnp.sum(counted) / jnp.where(total > 0, total, 1.0)

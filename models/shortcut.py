@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 # predict(noisy [R T M Y], signal [R T], halvings [R T], rows) → ẑ1 [R T M Y], for the batch's rows `rows`.
 Predict = Callable[[Array, Array, Array, slice], Array]
 
+PREDICTIONS = ("x", "v")
 FORCINGS = ("diffusion", "teacher")
 
 
@@ -25,6 +26,8 @@ class ShortcutConfig:
 
     Attributes:
       max_steps: K_max, a power of two.
+      prediction: what the network's output stands for, and so the space that errors are taken in: "x" for clean latents
+        (Dreamer 4), "v" for velocities, whose errors are those of the latents over 1 - τ.
       forcing: what the past of a noisy frame is in training. "diffusion" (Dreamer 4; arXiv:2407.01392): the frames
         before it, each at a level of its own. "teacher": finished frames, as in sampling, in a stream of their own;
         every frame then learns what it will be asked for, at the price of that stream's pass. A clip's first frame
@@ -38,6 +41,7 @@ class ShortcutConfig:
     """
 
     max_steps: int = 8
+    prediction: Literal["x", "v"] = "x"
     forcing: Literal["diffusion", "teacher"] = "diffusion"
     bootstrap_share: float = 0.25
     bootstrap_frames: bool = False
@@ -47,6 +51,8 @@ class ShortcutConfig:
     def __post_init__(self):
         if self.max_steps < 1 or self.max_steps & (self.max_steps - 1):
             raise ValueError(f"max_steps must be a power of two, got {self.max_steps}")
+        if self.prediction not in PREDICTIONS:
+            raise ValueError(f"prediction should be one of {', '.join(PREDICTIONS)}, got {self.prediction!r}")
         if self.forcing not in FORCINGS:
             raise ValueError(f"forcing should be one of {', '.join(FORCINGS)}, got {self.forcing!r}")
         if self.forcing == "teacher" and self.clean_share:
@@ -183,6 +189,8 @@ def shortcut_loss(
     predicted = predict(noisy, levels.signal, levels.halvings, slice(0, batch))
     error = jnp.mean(jnp.square(predicted - target), axis=(-2, -1))
     weight = jnp.where(levels.signal == config.max_steps, 0.0, config.ramp * level + 1 - config.ramp)
+    if config.prediction == "v":
+        weight = weight / jnp.square(jnp.where(levels.signal == config.max_steps, 1.0, 1 - level))
     weighted = weight * error
     if counted is not None:  # an average over these alone
         weighted = jnp.where(counted, weighted, 0.0) * (counted.size / jnp.maximum(jnp.sum(counted), 1))

@@ -38,6 +38,7 @@ class TransformerConfig:
         is looked up in the past and work on what was found. 0 leaves more layers to work on what was found.
       window: frames that time attention sees, the current one included (C).
       soft_cap: bound on attention logits; None for none.
+      qk_norm: RMSNorm of queries and keys per head (arXiv:2302.05442, §3.1).
       remat: keep only the inputs of each layer for the gradient, and compute the rest anew (less memory, a third more
         work); it changes no result.
       space_frames: frames that a space layer computes at a time, where it divides their number (less memory, no result
@@ -55,6 +56,7 @@ class TransformerConfig:
     time_offset: int | None = None
     window: int = 32
     soft_cap: float | None = 50.0
+    qk_norm: bool = True
     remat: bool = False
     space_frames: int | None = None
     scan: bool = False
@@ -125,7 +127,7 @@ class Block(nnx.Module):
         self.attention_norm = nnx.RMSNorm(config.width, rngs=rngs)
         self.attention = Attention(
             config.width, heads=config.heads, kv_heads=config.kv_heads or config.heads, head_dim=config.head_dim,
-            soft_cap=config.soft_cap, out_scale=out_scale, rngs=rngs,
+            soft_cap=config.soft_cap, qk_norm=config.qk_norm, out_scale=out_scale, rngs=rngs,
         )  # fmt: skip
         self.mlp_norm = nnx.RMSNorm(config.width, rngs=rngs)
         hidden = max(8, round(config.width * config.mlp_ratio / 8) * 8)

@@ -31,7 +31,7 @@ class DynamicsTask(Task):
 
     Args:
       model: fields of `models.dynamics.DynamicsConfig`; `latents` and `channels` are the upstream tokenizer's.
-      objective: fields of `models.shortcut.ShortcutConfig` (`max_steps` is the model's).
+      objective: fields of `models.shortcut.ShortcutConfig` (`max_steps` and `prediction` are the model's).
       sampler: fields of `models.generation.Sampler` for the quick rollouts (`steps` = K).
       rollout: settings of the evaluator `tasks.rollout.Rollout`.
       cache_latents: encode the training data once, before the first step, and keep the latents in the tokenizer's run
@@ -76,7 +76,8 @@ class DynamicsTask(Task):
                 f"a run of this data in config.upstream."
             )
         try:
-            self.objective = ShortcutConfig(**{**self._objective_fields, "max_steps": config.max_steps})
+            models = {"max_steps": config.max_steps, "prediction": config.prediction}
+            self.objective = ShortcutConfig(**{**self._objective_fields, **models})
             self.sampler = Sampler(**self._sampler_fields)
             self._check_sampler()
             if config.residual and self.objective.forcing != "teacher":

@@ -32,7 +32,7 @@ class HeadsTask(DynamicsTask):
     Agent tokens carry a task's embedding; heads on their outputs h[t] predict `actions[t + 1 … t + L]`,
     `rewards[t … t + L - 1]` and `continues[t … t + L - 1]` (multi-token prediction). Features come from finished
     frames at the context level, the same input as in imagination and in an environment; the dynamics loss stays on,
-    on noisy ones. Every term is divided by its running RMS.
+    on noisy ones.
 
     Args:
       heads: fields of `models.heads.HeadsConfig`.
@@ -40,6 +40,7 @@ class HeadsTask(DynamicsTask):
       task_id: the task of rows that do not tell.
       dynamics_share: share of a batch's rows that the dynamics loss is taken on.
       weights: of the terms `dynamics`, `policy`, `reward` and `continue`; 1 where not given.
+      normalized: divide every term by its running RMS (Dreamer 4); false to add them as they are.
       objective: fields of `models.shortcut.ShortcutConfig` that differ from the upstream's; None for the upstream's.
       sampler: fields of `models.generation.Sampler`, likewise.
       rollout: settings of the evaluator `tasks.rollout.Rollout`.
@@ -50,13 +51,13 @@ class HeadsTask(DynamicsTask):
 
     def __init__(
         self, *, heads: Mapping[str, Any] | None = None, tasks: int = 1, task_id: int = 0, dynamics_share: float = 1.0,
-        weights: Mapping[str, float] | None = None, objective: Mapping[str, Any] | None = None,
-        sampler: Mapping[str, Any] | None = None, rollout: Mapping[str, Any] | None = None,
-        evaluation: Mapping[str, Any] | None = None, environment: Mapping[str, Any] | None = None,
-        cache_latents: bool = False,
+        weights: Mapping[str, float] | None = None, normalized: bool = True,
+        objective: Mapping[str, Any] | None = None, sampler: Mapping[str, Any] | None = None,
+        rollout: Mapping[str, Any] | None = None, evaluation: Mapping[str, Any] | None = None,
+        environment: Mapping[str, Any] | None = None, cache_latents: bool = False,
     ):  # fmt: skip
         super().__init__(model={}, objective=objective, sampler=sampler, rollout=rollout, cache_latents=cache_latents)
-        self.tasks, self.task_id, self.dynamics_share = tasks, task_id, dynamics_share
+        self.tasks, self.task_id, self.dynamics_share, self.normalized = tasks, task_id, dynamics_share, normalized
         self._heads_fields, self._weights_given = dict(heads or {}), dict(weights or {})
         self._evaluation_fields, self._environment_fields = dict(evaluation or {}), dict(environment or {})
         if tasks < 1 or not 0 <= task_id < tasks:
@@ -209,7 +210,10 @@ class HeadsTask(DynamicsTask):
         errors = self.head_errors(params, self.features(params, spatial, batch, context_rng), batch)
         means = {name: masked_mean(*errors[name]) for name in self.weights if name in errors}
         terms = {"dynamics": shortcut.flow + shortcut.bootstrap, **means}
-        loss, extra = normalize(terms, self.weights, extra)
+        if self.normalized:
+            loss, extra = normalize(terms, self.weights, extra)
+        else:
+            loss = jnp.asarray(sum(self.weights[name] * term for name, term in terms.items()))
         first = {"cross_entropy_1": masked_mean(errors["policy"][0][..., 0], errors["policy"][1][..., 0])}
         return LossOutput(loss, {**shortcut._asdict(), **means, **first}, extra)
 

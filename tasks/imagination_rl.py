@@ -1,7 +1,7 @@
 """Phase 4: a better policy, learned inside the world model (Dreamer 4, arXiv:2509.24527, §3.3)."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +11,7 @@ from models.actions import ActionSpace, as_components
 from models.generation import observe
 from models.heads import HeadsConfig, PolicyHead, TwoHotHead, masked_mean
 from models.imagination import Actions, AgentView, Moment, Policy, Rollout, World, WorldModel, roll_out
-from models.pmpo import pmpo
+from models.pmpo import pmpo, reinforce
 from models.returns import alive, lambda_returns
 from tasks.control import Control, WorldModelEyes, returns
 from tasks.environments import check_environment, make_environment
@@ -22,6 +22,8 @@ from trainer.errors import ConfigError
 from trainer.state import TrainState
 from trainer.task import Batch, Evaluator, LossOutput, Metrics, Task, Upstream
 from trainer.update import Update
+
+POLICY_LOSSES = ("pmpo", "reinforce")
 
 
 class ImaginationRLTask(Task):
@@ -38,6 +40,8 @@ class ImaginationRLTask(Task):
       horizon: imagined frames (H).
       discount: γ.
       trace: λ of the returns.
+      policy_loss: "pmpo", or "reinforce": ln π times the advantage itself, with the same baseline and prior.
+      from_clone: the policy starts as the clone; false for a fresh one (the clone stays the prior).
       positive_share: α, the weight of states with a positive advantage; the others have 1 - α.
       prior_weight: β.
       uniform_share: of the policy's actions this share is drawn evenly, so that every action is tried. [ours]
@@ -52,6 +56,7 @@ class ImaginationRLTask(Task):
 
     def __init__(
         self, *, context: int = 16, horizon: int = 32, discount: float = 0.997, trace: float = 0.95,
+        policy_loss: Literal["pmpo", "reinforce"] = "pmpo", from_clone: bool = True,
         positive_share: float = 0.5, prior_weight: float = 0.3, uniform_share: float = 0.0,
         train_transformer: bool = False, value: Mapping[str, Any] | None = None,
         sampler: Mapping[str, Any] | None = None, task_id: int | None = None,
@@ -68,9 +73,12 @@ class ImaginationRLTask(Task):
         for name, share in shares.items():
             if not 0 <= share <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {share}")
+        if policy_loss not in POLICY_LOSSES:
+            raise ValueError(f"policy_loss should be one of {', '.join(POLICY_LOSSES)}, got {policy_loss!r}")
         if prior_weight < 0:
             raise ValueError(f"prior_weight must be 0 or more, got {prior_weight}")
         self.context, self.horizon, self.discount, self.trace = context, horizon, discount, trace
+        self.policy_loss, self.from_clone = policy_loss, from_clone
         self.positive_share, self.prior_weight, self.uniform_share = positive_share, prior_weight, uniform_share
         self.train_transformer, self._task_id = train_transformer, task_id
         self._value_fields, self._sampler_fields = dict(value or {}), dict(sampler or {})
@@ -145,8 +153,9 @@ class ImaginationRLTask(Task):
         return params
 
     def warm_start(self, params: functional.Params) -> functional.Params:
-        """The policy is the clone, and reads as the clone does."""
-        learned = {name: self._upstream.params[name] for name in params if name != "value"}
+        """The policy is the clone, unless it is to be a fresh one, and reads as the clone does."""
+        fresh = {"value"} if self.from_clone else {"value", "policy"}
+        learned = {name: self._upstream.params[name] for name in params if name not in fresh}
         return {**params, **learned}
 
     def logits(self, policy: functional.Params, features: jax.Array) -> dict[str, jax.Array]:
@@ -243,7 +252,7 @@ class ImaginationRLTask(Task):
         self, params: functional.Params, prior: functional.Params, rollout: Rollout, starts: jax.Array,
         cloned: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:  # fmt: skip
-        """PMPO and the value loss on a rollout, over all of its states but the last.
+        """The policy's and the value's loss on a rollout, over all of its states but the last.
 
         Args:
           params: policy and value.
@@ -261,10 +270,13 @@ class ImaginationRLTask(Task):
         clone = self.logits(prior, states if cloned is None else cloned[:, :-1])
         kl = distributions.kl(logits, clone, space)
         advantage = target - values[:, :-1]
-        terms = pmpo(
-            distributions.log_prob(logits, rollout.actions, space), advantage, kl, weight,
-            alpha=self.positive_share, beta=self.prior_weight,
-        )  # fmt: skip
+        log_prob = distributions.log_prob(logits, rollout.actions, space)
+        if self.policy_loss == "pmpo":
+            terms = pmpo(
+                log_prob, advantage, kl, weight, alpha=self.positive_share, beta=self.prior_weight
+            )  # fmt: skip
+        else:
+            terms = reinforce(log_prob, advantage, kl, weight, beta=self.prior_weight)
         errors = value.two_hot.loss(value(states)[..., 0, :], target)
         value_loss = jnp.sum(weight * errors) / jnp.maximum(jnp.sum(weight), 1e-6)
         loss = terms.positive + terms.negative + terms.prior + value_loss

@@ -102,6 +102,19 @@ def test_keys_and_queries_are_normalised():
     assert_close(model(x), out, 1e-3)
 
 
+def test_without_qk_norm_larger_keys_are_larger_logits():
+    model, x = Transformer(transformer_config(qk_norm=False, soft_cap=None)), normal(1, 1, 5, 3, 32)
+    out = model(x)
+    for block in model.params["blocks"].values():
+        assert set(block["attention"]) == {"q", "k", "v", "out"}
+        block["attention"]["k"]["kernel"] = block["attention"]["k"]["kernel"] * 0.0
+    even = model(x)  # all logits are 0: everything that may be seen counts the same
+    for block in model.params["blocks"].values():
+        block["attention"]["q"]["kernel"] = block["attention"]["q"]["kernel"] * 100.0
+    assert_close(model(x), even)
+    assert np.abs(np.asarray(out - even)).max() > 1e-2
+
+
 def test_outputs_are_normalised_however_large_the_inputs():
     model = Transformer(transformer_config())
     scale = model.params["norm"]["scale"]

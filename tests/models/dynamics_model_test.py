@@ -119,6 +119,13 @@ def test_a_residual_dynamics_starts_by_repeating_the_frame_before():
     assert same(run(independent=jnp.array([True, False])), repeated.at[0].set(0.0))  # nothing came before
 
 
+def test_a_velocity_leads_from_where_a_frame_is():
+    config = dataclasses.replace(CONFIG, prediction="v")
+    latents = model(PARAMS, CONFIG)(**INPUTS).latents
+    left = (1 - INPUTS["signal"] / 8)[..., None, None]
+    assert_close(model(PARAMS, config)(**INPUTS).latents, INPUTS["noisy"] + left * latents)
+
+
 def test_a_residual_dynamics_refuses_a_cache_that_has_no_frame():
     residual = model(RESIDUAL_PARAMS, RESIDUAL)
     with pytest.raises(ValueError, match="needs a cache of its own init_cache"):
@@ -135,7 +142,12 @@ def test_gradients_go_to_every_parameter(params, config):
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"latents": 9}, "9 latent tokens do not pack by 2"), ({"max_steps": 6}, "power of two, got 6")],
+    [
+        ({"latents": 9}, "9 latent tokens do not pack by 2"),
+        ({"max_steps": 6}, "power of two, got 6"),
+        ({"prediction": "noise"}, "one of x, v, got 'noise'"),
+        ({"prediction": "v", "residual": True}, "set prediction='x', or residual=false"),
+    ],
 )
 def test_sizes_that_do_not_fit_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):

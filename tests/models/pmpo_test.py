@@ -5,7 +5,7 @@ import pytest
 
 from models import distributions
 from models.actions import Component
-from models.pmpo import pmpo
+from models.pmpo import pmpo, reinforce
 
 LOG_PROB = jnp.array([-1.0, -2.0, -3.0, -5.0])
 ADVANTAGE = jnp.array([2.0, 0.0, 1e-6, -0.5])
@@ -76,6 +76,18 @@ def test_weights_count_in_the_sums_and_in_the_numbers():
     np.testing.assert_allclose(pmpo(*twice, weight), pmpo(LOG_PROB, ADVANTAGE, KL, ONES), rtol=1e-6)
     # Scaled together, weights change nothing.
     np.testing.assert_allclose(pmpo(*twice, weight / 2), pmpo(*twice, weight), rtol=1e-6)
+
+
+def test_reinforce_weighs_actions_by_their_advantage():
+    weight = jnp.array([1.0, 1.0, 0.5, 1.0])
+    loss = reinforce(LOG_PROB, ADVANTAGE, KL, weight, beta=0.3)
+    assert loss.positive == pytest.approx((1 * 2.0 + 0.5 * 3 * 1e-6) / 3.5)
+    assert loss.negative == pytest.approx(-5 * 0.5 / 3.5)
+    assert loss.prior == pytest.approx(0.3 * (0.1 + 0.2 + 0.15 + 0.8) / 3.5)
+    every = jax.grad(lambda *arrays: sum(reinforce(*arrays)), argnums=(0, 1, 3))(LOG_PROB, ADVANTAGE, KL, weight)
+    np.testing.assert_allclose(every[0], -ADVANTAGE * weight / 3.5, rtol=1e-6)
+    assert not np.any(every[1])
+    assert not np.any(every[2])
 
 
 def test_any_shape_is_taken_but_only_one():

@@ -185,6 +185,15 @@ def test_frames_are_weighted_by_the_ramp():
         assert terms.bootstrap == 0.0
 
 
+def test_errors_of_velocities_are_those_of_latents_over_what_is_left_of_the_noise():
+    clean = normal(7, 4, 16, 2, 3)
+    spy = Spy(lambda noisy, signal, halvings, rows: clean[rows] + 2.0)
+    config = ShortcutConfig(prediction="v", bootstrap_share=0.0, clean_share=0.25, ramp=0.0)
+    terms = shortcut_loss(spy, clean, jax.random.key(7), config)
+    signal = spy.calls[-1][1]
+    assert_close(terms.flow, np.where(signal == 8, 0.0, 4.0 / np.where(signal == 8, 1, 1 - signal / 8) ** 2).mean())
+
+
 def test_averages_go_over_the_frames_that_count():
     clean, counted = normal(7, 4, 3, 2, 3), jnp.zeros((4, 3), bool).at[1:3, 1].set(True)
     wrong = lambda noisy, signal, halvings, rows: clean[rows] + jnp.arange(3.0)[:, None, None]  # noqa: E731

@@ -150,6 +150,10 @@ def test_every_term_is_divided_by_its_running_size(monkeypatch):
         expected += weight * now / np.sqrt((0.99 * 0.01 * before**2 + 0.01 * now**2) / (0.99 * 0.01 + 0.01))
     assert float(out.loss) == pytest.approx(expected, rel=1e-4)
     assert set(out.metrics) == {"flow", "bootstrap", "policy", "reward", "continue", "cross_entropy_1"}
+    _, loss, _ = story_loss(monkeypatch, 4.0, weights=weights, normalized=False)
+    out, sizes = loss(knowing(sure=2.0), batch, extra), {**weights, "reward": 1.0}
+    summed = sum(weight * (5.0 if name == "dynamics" else out.metrics[name]) for name, weight in sizes.items())
+    assert float(out.loss) == pytest.approx(float(summed), rel=1e-5)
 
 
 def test_only_relevant_rows_are_cloned(monkeypatch):

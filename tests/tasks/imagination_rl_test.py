@@ -71,9 +71,10 @@ def learner(**settings):
     return jax.jit(jax.value_and_grad(task.objective, has_aux=True))
 
 
-def learn(rollout, params=PARAMS, prior=PRIOR, starts=(1, 1, 1)):
+def learn(rollout, params=PARAMS, prior=PRIOR, starts=(1, 1, 1), **settings):
     """The loss, the metrics and the gradient."""
-    (loss, metrics), gradient = jax.device_get(learner()(params, prior, rollout, jnp.asarray(starts, jnp.float32)))
+    counts = jnp.asarray(starts, jnp.float32)
+    (loss, metrics), gradient = jax.device_get(learner(**settings)(params, prior, rollout, counts))
     return float(loss), metrics, gradient
 
 
@@ -161,11 +162,12 @@ def test_contexts_that_end_with_their_episode_do_not_count():
     assert jax.device_get(task.goes_on(batch)).tolist() == [1, 1, 1]
 
 
-def test_actions_better_than_expected_become_likelier_and_others_unlikelier():
+@pytest.mark.parametrize("policy_loss", ["pmpo", "reinforce"])
+def test_actions_better_than_expected_become_likelier_and_others_unlikelier(policy_loss):
     given = rollout()
     _, advantages = by_hand(given)
     policy = PARAMS["policy"]
-    _, _, gradient = learn(given, prior=policy)  # without a pull toward the prior
+    _, _, gradient = learn(given, prior=policy, policy_loss=policy_loss)  # without a pull toward the prior
     for row, i in np.ndindex(ROWS, HORIZON):
         state, taken = int(given.features[row, i, 0]), int(given.actions["move"][row, i])
         assert np.sign(gradient["policy"]["table"][state, 0, taken]) == -np.sign(advantages[row, i])
@@ -173,6 +175,20 @@ def test_actions_better_than_expected_become_likelier_and_others_unlikelier():
     for name in ("policy", "value"):
         assert (gradient[name]["table"][untouched] == 0).all()  # the last state is not learned from
     assert (gradient["policy"]["table"][:, 1:] == 0).all()  # nor other distances
+
+
+def test_reinforce_weighs_states_by_their_advantage():
+    given = rollout()
+    _, advantages = by_hand(given)
+    gradient = learn(given, prior=PARAMS["policy"], policy_loss="reinforce")[2]["policy"]["table"]
+    weight = np.cumprod(np.asarray(given.continues), axis=1)
+    weight = np.concatenate([np.ones((ROWS, 1)), weight[:, :-1]], axis=1)
+    expected = np.zeros_like(gradient)
+    for row, i in np.ndindex(ROWS, HORIZON):
+        state, taken = int(given.features[row, i, 0]), int(given.actions["move"][row, i])
+        rise = np.eye(CHOICES)[taken] - softmax(PARAMS["policy"]["table"][state, 0])
+        expected[state, 0] -= weight[row, i] * advantages[row, i] * rise / weight.sum()
+    np.testing.assert_allclose(gradient, expected, atol=2e-5)
 
 
 def test_a_termination_ends_everything():
@@ -233,6 +249,8 @@ def test_the_prior_is_the_clone_and_stays_it():
     start = task.warm_start(PARAMS)
     np.testing.assert_array_equal(start["policy"]["table"], PARAMS_OF_HEADS["policy"]["table"])
     np.testing.assert_array_equal(start["value"]["table"], PARAMS["value"]["table"])
+    fresh = story_rl(PARAMS_OF_HEADS, from_clone=False, **SETTINGS).warm_start(PARAMS)
+    jax.tree.map(np.testing.assert_array_equal, fresh, PARAMS)
     state = TrainState(zero, start, tx.init(start), None, None, KEY, zero)
     step = jax.jit(lambda state, frozen: task.train_step(state, frozen, batch, Update(tx=tx)))
     divergences = []
@@ -413,6 +431,7 @@ def test_without_heads_the_way_to_them_is_told(upstream):
     ("settings", "message"),
     [
         ({"context": 0}, "context must be at least 1, got 0"),
+        ({"policy_loss": "ppo"}, "one of pmpo, reinforce, got 'ppo'"),
         ({"horizon": 0}, "horizon must be at least 1, got 0"),
         ({"discount": 1.1}, "discount must be between 0 and 1, got 1.1"),
         ({"trace": -0.1}, "trace must be between 0 and 1, got -0.1"),
