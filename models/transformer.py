@@ -37,7 +37,7 @@ class TransformerConfig:
       time_offset: which of each n layers it is, from 0; None for the middle one, so that space layers can prepare what
         is looked up in the past and work on what was found. 0 leaves more layers to work on what was found.
       window: frames that time attention sees, the current one included (C).
-      soft_cap: bound on attention logits; None for none.
+      soft_cap: bound on attention logits; None or 0 for none.
       qk_norm: RMSNorm of queries and keys per head (arXiv:2302.05442, §3.1).
       remat: keep only the inputs of each layer for the gradient, and compute the rest anew (less memory, a third more
         work); it changes no result.
@@ -127,7 +127,7 @@ class Block(nnx.Module):
         self.attention_norm = nnx.RMSNorm(config.width, rngs=rngs)
         self.attention = Attention(
             config.width, heads=config.heads, kv_heads=config.kv_heads or config.heads, head_dim=config.head_dim,
-            soft_cap=config.soft_cap, qk_norm=config.qk_norm, out_scale=out_scale, rngs=rngs,
+            soft_cap=config.soft_cap or None, qk_norm=config.qk_norm, out_scale=out_scale, rngs=rngs,
         )  # fmt: skip
         self.mlp_norm = nnx.RMSNorm(config.width, rngs=rngs)
         hidden = max(8, round(config.width * config.mlp_ratio / 8) * 8)
