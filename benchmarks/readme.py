@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from benchmarks.runs import PHASES
+from benchmarks.seeds import RESULTS as SEEDS
+from benchmarks.seeds import of_chain
 from trainer.config import load_config
 from trainer.packing import pack
-from trainer.writers import read_jsonl
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS, IMAGES, README = ROOT / "results" / "demo", ROOT / "docs" / "images", ROOT / "README.md"
-PHASES = {"tokenizer": "eval/", "dynamics": "rollout/", "heads": "heads/", "imagination_rl": "control/"}  # its figures
 PICTURES = {  # in the docs: the run and its picture
     "reconstruction": ("tokenizer", "reconstruction"),
     "rollout": ("dynamics", "rollout"),
@@ -32,7 +33,7 @@ def take(logs: Path, about: Mapping[str, Any]) -> None:
 
     They are packed in a folder of their own, so that they name each other by paths that hold on every machine.
     """
-    last = f"{list(PHASES)[-1]}-cpu"
+    last = f"{PHASES[-1]}-cpu"
     place = RESULTS.relative_to(ROOT)
     logs = logs.resolve()
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
@@ -46,13 +47,22 @@ def take(logs: Path, about: Mapping[str, Any]) -> None:
     (RESULTS / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
+def others() -> dict[str, Any]:
+    """What `benchmarks.seeds` measured."""
+    return json.loads(SEEDS.read_text(encoding="utf-8")) if SEEDS.exists() else {}
+
+
 def table() -> str:
     """What stands between `BEGIN` and `END` in the README."""
     about = json.loads((RESULTS / "about.json").read_text(encoding="utf-8"))
-    last: dict[str, float] = {}
-    for phase, prefix in PHASES.items():
-        for line in read_jsonl(RESULTS / f"{phase}-cpu" / "metrics.jsonl"):
-            last |= {name: value for name, value in line.items() if name.startswith(prefix)}
+    last = of_chain(RESULTS)
+    seeds = [last, *(seed["figures"] for seed in others().values())]
+
+    def worst(figure: str, digits: int, *, low: bool = True) -> str:
+        if len(seeds) == 1:
+            return ""
+        values = [seed[figure] for seed in seeds]
+        return f" (worst of {len(seeds)} seeds: {(min if low else max)(values):.{digits}f})"
 
     def dream(*frames: str) -> str:
         return ", ".join(f"{last[f'rollout/psnr_k4_{frame}']:.1f}" for frame in frames)
@@ -62,10 +72,10 @@ def table() -> str:
 
     rows = [
         (f"`{about['command']}`, one run, {about['machine']}, {about['minutes']:.0f} minutes", "", "compare with"),
-        ("tokenizer, `eval/psnr`", f"{last['eval/psnr']:.1f} dB", ""),
+        ("tokenizer, `eval/psnr`", f"{last['eval/psnr']:.1f} dB{worst('eval/psnr', 1)}", ""),
         (
             "dream of 32 frames, K = 4, `rollout/psnr_k4`",
-            f"{last['rollout/psnr_k4']:.1f} dB",
+            f"{last['rollout/psnr_k4']:.1f} dB{worst('rollout/psnr_k4', 1)}",
             f"{last['rollout/psnr_repeat_last']:.1f} dB repeating the last frame, {last['rollout/psnr_ceiling']:.1f} "
             "dB the tokenizer's own reconstruction",
         ),
@@ -77,7 +87,7 @@ def table() -> str:
         ),
         (
             "cloned policy, `heads/cross_entropy_1`",
-            f"{last['heads/cross_entropy_1']:.3f} nats",
+            f"{last['heads/cross_entropy_1']:.3f} nats{worst('heads/cross_entropy_1', 3, low=False)}",
             f"{last['heads/cross_entropy_floor_1']:.3f}, the entropy of the policy that was recorded",
         ),
         (
@@ -92,7 +102,7 @@ def table() -> str:
         ),
         (
             "`control/normalized_return`",
-            f"{last['control/normalized_return']:.2f}",
+            f"{last['control/normalized_return']:.2f}{worst('control/normalized_return', 2)}",
             f"0 random, {last['control/normalized_return_cloned']:.2f} cloned, 1 optimal",
         ),
     ]

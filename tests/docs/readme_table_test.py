@@ -28,7 +28,7 @@ def test_a_row_shows_the_last_figure_of_its_phase(phase, figure, shown):
         line[figure] for line in read_jsonl(readme.RESULTS / f"{phase}-cpu" / "metrics.jsonl") if figure in line
     )
     (row,) = re.findall(rf"^\| [^|]*`{figure}`[^|]*\| ([^|]*) \|", readme.table(), re.MULTILINE)
-    assert row == shown.format(last)
+    assert row.split(" (worst of")[0] == shown.format(last)
 
 
 @pytest.fixture

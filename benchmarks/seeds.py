@@ -1,0 +1,61 @@
+"""The demo with several seeds, for the worst of them: `python -m benchmarks.seeds --seeds=1 --seeds=2`.
+
+Trains all four phases of preset `cpu` for each seed, in LOGS/seed-N, an hour each on two cores; what is finished is
+read. The figures land in `results/seeds.json`, and `python -m benchmarks.readme` quotes the worst seed beside the
+demo's (seed 0).
+"""
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.runs import PHASES, UPSTREAM, figures, train, upstream
+from trainer.errors import UserError
+
+RESULTS = Path(__file__).resolve().parents[1] / "results" / "seeds.json"
+PREFIX = {"tokenizer": "eval/", "dynamics": "rollout/", "heads": "heads/", "imagination_rl": "control/"}
+
+
+def of_chain(runs: Path, preset: str = "cpu") -> dict[str, float]:
+    """What the four finished phases in the folder `runs` were measured at last, each by its own evaluator."""
+    last: dict[str, float] = {}
+    for phase, prefix in PREFIX.items():
+        measured = figures(runs / f"{phase}-{preset}")
+        last |= {name: value for name, value in measured.items() if name.startswith(prefix)}
+    return last
+
+
+def measure(seed: int, logs: Path, preset: str = "cpu") -> dict[str, Any]:
+    """Figures of the chain at a seed, and its minutes where it was trained at a stretch."""
+    root, begun = logs / f"seed-{seed}", time.monotonic()
+    fresh = not root.exists()
+    for phase in PHASES:
+        fields = {"seed": seed, **(upstream(phase, root / f"{UPSTREAM[phase]}-{preset}") if phase in UPSTREAM else {})}
+        train(phase, root, f"{phase}-{preset}", fields, preset=preset)
+    minutes = round((time.monotonic() - begun) / 60, 1) if fresh else None
+    return {"minutes": minutes, "figures": of_chain(root, preset)}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains and reads seed by seed, and keeps the figures after each."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.seeds", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--logs", type=Path, default=Path("logs"), help="the folder to train in (default: %(default)s)")
+    parser.add_argument("--seeds", type=int, action="append", required=True, metavar="N", help="may be repeated")
+    known = parser.parse_args(argv)
+    results = json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
+    for seed in known.seeds:
+        try:
+            results[str(seed)] = measure(seed, known.logs)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
