@@ -44,6 +44,7 @@ def episodes(preset: str) -> dict[str, Any]:
         "independent_share": 0.0,
         "unlabelled_share": 0.0,
         "start": "any",
+        "reset_share": 0.0,
         "shuffle": True,
         "num_epochs": placeholder(int),
         "keys": {},

@@ -62,6 +62,8 @@ class TfdsData:
       unlabelled_share: share of episodes whose actions are hidden; the same ones whatever the seed.
       skip_short: leave out the episodes that are shorter than a clip, and say how many; else they are an error.
       start: "any": clips start anywhere in an episode; "reset": at its first frame.
+      reset_share: with start="any", the share of clips that start at an episode's first frame nonetheless. Few do by
+        chance, and an agent begins there every time.
       shuffle: every epoch in another random order.
       num_epochs: passes over the episodes, each giving one clip per pass; rows left over at the end are dropped. None
         for ever.
@@ -89,6 +91,7 @@ class TfdsData:
     unlabelled_share: float = 0.0
     skip_short: bool = False
     start: Literal["any", "reset"] = "any"
+    reset_share: float = 0.0
     shuffle: bool = True
     num_epochs: int | None = None
     keys: Mapping[str, Names] = dataclasses.field(default_factory=dict)
@@ -141,8 +144,8 @@ class TfdsData:
     def fingerprint(self) -> dict[str, Any]:
         """What a saved position is valid for: the content, and all settings that decide what batch n holds."""
         same_batches = {"data_dir", "cache", "cache_bytes", "read_threads", "read_ahead", "name", "keys", "alignment"}
-        if not self.skip_short:  # As if there were no such setting: older checkpoints know of none.
-            same_batches.add("skip_short")
+        # What is off is as if there were no such setting: older checkpoints know of none.
+        same_batches |= {name for name in ("skip_short", "reset_share") if not getattr(self, name)}
         settings = {
             field.name: getattr(self, field.name)
             for field in dataclasses.fields(self)
@@ -193,7 +196,7 @@ class TfdsData:
             short_batch_size=self.short_batch_size or self.batch_size * self.length // short_length,
             long_every=self.long_every if self.short_length else 1,
             independent_share=self.independent_share,
-            random_start=self.start == "any",
+            reset_share=1.0 if self.start == "reset" else self.reset_share,
             shuffle=self.shuffle,
             num_epochs=self.num_epochs,
             seed=seed,
@@ -304,7 +307,7 @@ def _check(data: TfdsData) -> None:
         _check_type(name, value, numbers.Integral, "a whole number")
         if value < least:
             raise DataError(f"{name} must be at least {least}, not {value}.")
-    for name, end in (("independent_share", 1.0), ("unlabelled_share", 1.01)):
+    for name, end in (("independent_share", 1.0), ("unlabelled_share", 1.01), ("reset_share", 1.01)):
         value = getattr(data, name)
         _check_type(name, value, numbers.Real, "a number")
         if not 0 <= value < end:
@@ -313,6 +316,8 @@ def _check(data: TfdsData) -> None:
         _check_type(name, getattr(data, name), bool, "True or False")
     if data.start not in ("any", "reset"):
         raise DataError(f"start must be 'any' or 'reset', not {data.start!r}.")
+    if data.start == "reset" and data.reset_share:
+        raise DataError(f"with start='reset' all clips start there: leave reset_share at 0, not {data.reset_share}.")
     if data.alignment not in ("before", "after", None):
         raise DataError(f"alignment must be 'before' or 'after', not {data.alignment!r}.")
     if data.short_length is None and data.short_batch_size is not None:

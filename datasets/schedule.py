@@ -45,7 +45,7 @@ class Schedule:
       short_length: frames of a row of a short batch.
       long_every: of so many batches the first is long, the others are short.
       independent_share: the share of rows of unrelated single frames; exact over time.
-      random_start: clips start anywhere in the episode, not at its first frame.
+      reset_share: the share of clips, by chance, that start at their episode's first frame; the others start anywhere.
       shuffle: epochs in random order, else in the data set's.
       num_epochs: how often the clips go through the episodes; what does not fill a batch at the end is dropped.
         None: for ever.
@@ -64,7 +64,7 @@ class Schedule:
     short_length: int
     long_every: int
     independent_share: float
-    random_start: bool
+    reset_share: float
     shuffle: bool
     num_epochs: int | None
     seed: int
@@ -120,7 +120,8 @@ class Schedule:
             drawn = rng.choice(self.num_episodes, min(frames, self.num_episodes), replace=False)
             episodes[row] = np.resize(drawn, frames)
         places = rng.random((rows, frames))
-        places[~independent] = places[~independent, :1] if self.random_start else 0.0
+        at_reset = rng.random(rows) < self.reset_share
+        places[~independent] = np.where(at_reset, 0.0, places[:, 0])[~independent, None]
         share = rows // self.process_count
         own = slice(self.process_index * share, (self.process_index + 1) * share)
         return Plan(episodes[own], places[own], independent[own])

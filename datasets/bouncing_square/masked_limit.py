@@ -1,6 +1,5 @@
 """How well hidden patches can be filled in at all: the limit of a masked tokenizer's reconstruction."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np

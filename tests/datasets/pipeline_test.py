@@ -64,6 +64,14 @@ def test_clips_from_the_reset_start_there(source):
         assert (origins(batch)[1] == np.arange(5)).all()
 
 
+def test_a_share_of_the_clips_starts_at_the_reset(source):
+    starts = np.concatenate([origins(batch)[1][:, 0] for batch in take(source(reset_share=0.5, batch_size=12), 40)])
+    elsewhere = np.concatenate([origins(batch)[1][:, 0] for batch in take(source(batch_size=12), 40)])
+    by_chance = (elsewhere == 0).mean()
+    assert (starts == 0).mean() == pytest.approx(0.5 + 0.5 * by_chance, abs=0.07)
+    assert ((starts == elsewhere) | (starts == 0)).all()  # the others stay where they were
+
+
 def test_every_epoch_shows_every_episode_once_in_a_new_order(source):
     # Batches of 5 do not divide 12 episodes: epochs meet inside a batch.
     order = np.concatenate([origins(batch)[0][:, 0] for batch in take(source(batch_size=5), 12)])
@@ -246,6 +254,8 @@ def test_episodes_that_do_not_fit_are_named(source, settings, message):
         ({"unlabelled_share": "0.5"}, r"unlabelled_share must be a number, not '0.5' \(str\)"),
         ({"shuffle": "False"}, r"shuffle must be True or False, not 'False' \(str\)"),
         ({"independent_share": 1.0}, "independent_share must be a share"),
+        ({"reset_share": 1.5}, "reset_share must be a share between 0 and 1"),
+        ({"reset_share": 0.5, "start": "reset"}, "leave reset_share at 0, not 0.5"),
         ({"start": "middle"}, "'any' or 'reset', not 'middle'"),
         ({"short_batch_size": 8}, "without short_length"),
         ({"short_length": 2, "long_every": 1}, "every batch is long"),

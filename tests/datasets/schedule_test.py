@@ -12,7 +12,7 @@ from datasets.schedule import Schedule
 def make(**changes):
     settings = dict(
         num_episodes=37, batch_size=6, length=9, short_batch_size=10, short_length=4, long_every=3,
-        independent_share=0.3, random_start=True, shuffle=True, num_epochs=None, seed=11,
+        independent_share=0.3, reset_share=0.0, shuffle=True, num_epochs=None, seed=11,
     )  # fmt: skip
     return Schedule(**{**settings, **changes})
 
@@ -21,7 +21,7 @@ def make(**changes):
     ("changes", "digest"),
     [
         ({}, "7fc4407a10b8889a"),
-        ({"shuffle": False, "random_start": False, "seed": 0}, "dc9aeeb1a463239e"),
+        ({"shuffle": False, "reset_share": 1.0, "seed": 0}, "dc9aeeb1a463239e"),
         ({"independent_share": 0.0, "long_every": 1, "num_episodes": 5}, "23ebf8a0f70b9f85"),
     ],
     ids=["mixed", "in order", "long only"],
