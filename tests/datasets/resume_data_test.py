@@ -62,7 +62,8 @@ def test_a_finished_source_stays_finished(source):
     [
         {"batch_size": 6}, {"length": 5}, {"short_length": 2}, {"short_length": 2, "long_every": 3},
         {"independent_share": 0.1}, {"unlabelled_share": 0.1}, {"start": "reset"}, {"shuffle": False},
-        {"reset_share": 0.5}, {"num_epochs": 2}, {"split": "train[:6]"}, {"skip_short": True}, {"keys": {"actions": "rewards"}},
+        {"reset_share": 0.5}, {"num_epochs": 2}, {"split": "train[:6]"}, {"skip_short": True},
+        {"keys": {"actions": "rewards"}},
     ],
     ids=str,
 )  # fmt: skip
