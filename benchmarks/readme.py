@@ -14,6 +14,10 @@ from typing import Any
 from benchmarks.runs import PHASES
 from benchmarks.seeds import RESULTS as SEEDS
 from benchmarks.seeds import of_chain
+from datasets.bouncing_square import rules
+from datasets.bouncing_square.masked_limit import masked_limit
+from models.metrics import psnr
+from tasks.tokenizer import MAX_MASK_PROBABILITY
 from trainer.config import load_config
 from trainer.packing import pack
 
@@ -47,6 +51,14 @@ def take(logs: Path, about: Mapping[str, Any]) -> None:
     (RESULTS / "about.json").write_text(json.dumps(about, indent=2) + "\n", encoding="utf-8")
 
 
+def limit_of_hidden(run: Path) -> float:
+    """The best `eval/psnr_masked`, dB, that patches of the run's size allow."""
+    config = load_config(str(run / "config.json"))
+    sizes = {"patch": config.task.model.patch, "length": config.eval_data.length}
+    errors, hidden = masked_limit(rules.REFERENCE, max_probability=MAX_MASK_PROBABILITY, **sizes)
+    return float(psnr(errors.sum() / hidden.sum()))
+
+
 def others() -> dict[str, Any]:
     """What `benchmarks.seeds` measured."""
     return json.loads(SEEDS.read_text(encoding="utf-8")) if SEEDS.exists() else {}
@@ -74,12 +86,22 @@ def table() -> str:
         (f"`{about['command']}`, one run, {about['machine']}, {about['minutes']:.0f} minutes", "", "compare with"),
         ("tokenizer, `eval/psnr`", f"{last['eval/psnr']:.1f} dB{worst('eval/psnr', 1)}", ""),
         (
+            "what it makes of hidden patches, `eval/psnr_masked`",
+            f"{last['eval/psnr_masked']:.1f} dB{worst('eval/psnr_masked', 1)}",
+            f"{about['masked_limit']:.1f} dB: nobody can do better (`datasets.bouncing_square.masked_limit`)",
+        ),
+        (
             "dream of 32 frames, K = 4, `rollout/psnr_k4`",
             f"{last['rollout/psnr_k4']:.1f} dB{worst('rollout/psnr_k4', 1)}",
             f"{last['rollout/psnr_repeat_last']:.1f} dB repeating the last frame, {last['rollout/psnr_ceiling']:.1f} "
             "dB the tokenizer's own reconstruction",
         ),
         ("its 1st, 16th and 32nd frame", f"{dream('t1', 't16', 't32')} dB", ""),
+        (
+            "dream in the finest steps, K = 8, `rollout/psnr_finest`",
+            f"{last['rollout/psnr_finest']:.1f} dB{worst('rollout/psnr_finest', 1)}",
+            "",
+        ),
         (
             "error with the wrong actions ÷ with the true ones, `rollout/action_sensitivity`",
             f"{last['rollout/action_sensitivity']:.1f}",
@@ -130,7 +152,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         commit = subprocess.run(
             ["git", "-C", str(known.take), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
         ).stdout.strip()
-        about = {"command": known.command, "commit": commit, "machine": known.machine, "minutes": known.minutes}
+        about = {
+            "command": known.command, "commit": commit, "machine": known.machine, "minutes": known.minutes,
+            "masked_limit": limit_of_hidden(known.take / "tokenizer-cpu"),
+        }  # fmt: skip
         take(known.take, about)
     rewrite()
     return 0

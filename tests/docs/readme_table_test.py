@@ -19,7 +19,8 @@ def test_the_table_is_the_one_that_the_results_give():
 @pytest.mark.parametrize(
     ("phase", "figure", "shown"),
     [
-        ("tokenizer", "eval/psnr", "{:.1f} dB"), ("dynamics", "rollout/psnr_k4", "{:.1f} dB"),
+        ("tokenizer", "eval/psnr", "{:.1f} dB"), ("tokenizer", "eval/psnr_masked", "{:.1f} dB"),
+        ("dynamics", "rollout/psnr_finest", "{:.1f} dB"), ("dynamics", "rollout/psnr_k4", "{:.1f} dB"),
         ("heads", "heads/cross_entropy_1", "{:.3f} nats"), ("imagination_rl", "control/normalized_return", "{:.2f}"),
     ],
 )  # fmt: skip
@@ -29,6 +30,11 @@ def test_a_row_shows_the_last_figure_of_its_phase(phase, figure, shown):
     )
     (row,) = re.findall(rf"^\| [^|]*`{figure}`[^|]*\| ([^|]*) \|", readme.table(), re.MULTILINE)
     assert row.split(" (worst of")[0] == shown.format(last)
+
+
+def test_the_limit_of_hidden_patches_is_that_of_the_runs_own_patches():
+    about = json.loads((readme.RESULTS / "about.json").read_text())
+    assert about["masked_limit"] == pytest.approx(readme.limit_of_hidden(readme.RESULTS / "tokenizer-cpu"), abs=1e-3)
 
 
 @pytest.fixture
