@@ -60,8 +60,8 @@ def _data(preset: str) -> dict[str, Any]:
     if preset == "smoke":
         return {"batch_size": 4, "length": 16}
     if preset == "gpu":
-        return {"batch_size": 64, "length": 32, "independent_share": 0.125}
-    return {"batch_size": 8, "length": 32, "split": ENCODED}
+        return {"batch_size": 64, "length": 32, "reset_share": 0.2, "independent_share": 0.125}
+    return {"batch_size": 8, "length": 32, "reset_share": 0.2, "split": ENCODED}
 
 
 def _optimizer(preset: str) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def get_config(preset: str) -> ConfigDict:
 
 def _task(preset: str) -> dict[str, Any]:
     task: dict[str, Any] = {"context": 16, "horizon": 32, "discount": 0.997, "trace": 0.95}
-    task |= {"positive_share": 0.5, "prior_weight": 0.3, "uniform_share": 0.0}
+    task |= {"positive_share": 0.5, "prior_weight": 0.3, "uniform_share": 0.0, "value_warmup": 0}
     task |= {"policy_loss": "pmpo", "from_clone": True, "train_transformer": False}
     value = {"hidden": 256, "layers": 2, "bins": 255, "limit": 8.0}
     evaluation = {"episodes": 256, "steps": 32, "contexts": 64, "shown": 4}
@@ -40,7 +40,8 @@ def _task(preset: str) -> dict[str, Any]:
         value |= {"hidden": 32, "layers": 1, "bins": 41}
         evaluation |= {"steps": 8, "contexts": 4}
     else:
-        task |= {"context": 4, "horizon": 16, "discount": 0.9, "prior_weight": 0.01, "uniform_share": 0.01}
+        task |= {"context": 1, "horizon": 16, "discount": 0.9, "prior_weight": 0.01, "uniform_share": 0.01}
+        task["value_warmup"] = 100
     return task | {
         "value": value,
         "sampler": {"steps": 1 if preset in ("cpu", "gpu") else placeholder(int), "context_signal": placeholder(int)},
@@ -57,8 +58,8 @@ def _data(preset: str) -> dict[str, Any]:
     if preset == "smoke":
         return {"batch_size": 4, "length": 4}
     if preset == "gpu":
-        return {"batch_size": 256, "length": 4}
-    return {"batch_size": 32, "length": 4, "split": ENCODED}
+        return {"batch_size": 256, "length": 1, "reset_share": 0.25}
+    return {"batch_size": 32, "length": 1, "reset_share": 0.25, "split": ENCODED}
 
 
 def _optimizer(preset: str) -> dict[str, Any]:

@@ -45,6 +45,8 @@ class ImaginationRLTask(Task):
       positive_share: α, the weight of states with a positive advantage; the others have 1 - α.
       prior_weight: β.
       uniform_share: of the policy's actions this share is drawn evenly, so that every action is tried. [ours]
+      value_warmup: steps at the start in which only the value learns. A fresh one is far from all returns and calls
+        every action good, or every action bad, by which a policy can unlearn all but one for good. [ours]
       train_transformer: the agent's copy of the transformer learns too. [ours]
       value: fields of `models.heads.HeadsConfig` of the value head (`distances` is 1).
       sampler: fields of `models.generation.Sampler` that differ from the upstream's; None for the upstream's.
@@ -58,7 +60,7 @@ class ImaginationRLTask(Task):
         self, *, context: int = 16, horizon: int = 32, discount: float = 0.997, trace: float = 0.95,
         policy_loss: Literal["pmpo", "reinforce"] = "pmpo", from_clone: bool = True,
         positive_share: float = 0.5, prior_weight: float = 0.3, uniform_share: float = 0.0,
-        train_transformer: bool = False, value: Mapping[str, Any] | None = None,
+        value_warmup: int = 0, train_transformer: bool = False, value: Mapping[str, Any] | None = None,
         sampler: Mapping[str, Any] | None = None, task_id: int | None = None,
         environment: Mapping[str, Any] | None = None, evaluation: Mapping[str, Any] | None = None,
         cache_latents: bool = False,
@@ -75,12 +77,13 @@ class ImaginationRLTask(Task):
                 raise ValueError(f"{name} must be between 0 and 1, got {share}")
         if policy_loss not in POLICY_LOSSES:
             raise ValueError(f"policy_loss should be one of {', '.join(POLICY_LOSSES)}, got {policy_loss!r}")
-        if prior_weight < 0:
-            raise ValueError(f"prior_weight must be 0 or more, got {prior_weight}")
+        for name, least in (("prior_weight", prior_weight), ("value_warmup", value_warmup)):
+            if least < 0:
+                raise ValueError(f"{name} must be 0 or more, got {least}")
         self.context, self.horizon, self.discount, self.trace = context, horizon, discount, trace
         self.policy_loss, self.from_clone = policy_loss, from_clone
         self.positive_share, self.prior_weight, self.uniform_share = positive_share, prior_weight, uniform_share
-        self.train_transformer, self._task_id = train_transformer, task_id
+        self.value_warmup, self.train_transformer, self._task_id = value_warmup, train_transformer, task_id
         self._value_fields, self._sampler_fields = dict(value or {}), dict(sampler or {})
         self._environment_fields, self._evaluation_fields = dict(environment or {}), dict(evaluation or {})
 
@@ -294,11 +297,12 @@ class ImaginationRLTask(Task):
     def train_step(
         self, state: TrainState, frozen: Mapping[str, Any], batch: Batch, update: Update
     ) -> tuple[TrainState, Metrics]:
-        """One rollout, then one update on it."""
+        """One rollout, then one update on it; of the value alone at first, see `value_warmup`."""
 
         def objective(params: functional.Params, part: Batch, rng: jax.Array, extra: Any) -> Any:
             rollout = self.imagine(params, frozen, part, rng)
             loss, metrics = self.learn(params, frozen, part, rollout)
+            loss = jnp.where(state.step < self.value_warmup, metrics["value"], loss)
             imagined = masked_mean(returns(rollout), self.goes_on(part) > 0.5)
             return loss, ({**metrics, "imagined_return": imagined}, extra)
 

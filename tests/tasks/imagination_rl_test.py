@@ -268,6 +268,23 @@ def test_the_prior_is_the_clone_and_stays_it():
     assert int(state.step) == 3
 
 
+def test_a_fresh_value_learns_before_the_policy_does():
+    batch, task = story(), story_rl(PARAMS_OF_HEADS, value_warmup=2, **SETTINGS)
+    tx, zero = optax.adam(1e-1), jnp.int32(0)
+    start = task.warm_start(PARAMS)
+    state = TrainState(zero, start, tx.init(start), None, None, KEY, zero)
+    step = jax.jit(lambda state: task.train_step(state, task.frozen(), batch, Update(tx=tx))[0])
+
+    def moved(part, before, after):
+        return bool((before.params[part]["table"] != after.params[part]["table"]).any())
+
+    for policy_moves in (False, False, True):
+        after = step(state)
+        assert moved("value", state, after)
+        assert moved("policy", state, after) == policy_moves
+        state = after
+
+
 def test_rollouts_in_the_storys_world_are_the_story():
     task = story_rl(horizon=6, context=4)
     starts = np.array([0, 3, 9, LENGTH - 6])
