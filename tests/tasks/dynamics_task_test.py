@@ -144,7 +144,8 @@ def test_labelled_frames():
     expected = np.array([[0, 1, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0]], bool)
     np.testing.assert_array_equal(walker().labelled_frames(batch), expected)
     bare = np.asarray(walker().labelled_frames({"frames": batch["frames"]}))
-    assert bare[:, 1:].all() and not bare[:, 0].any()
+    assert bare[:, 1:].all()
+    assert not bare[:, 0].any()
 
 
 # Rows of one value each, which a dynamics can tell only if a row's actions and marks stay with its frames.
