@@ -65,8 +65,8 @@ def _data(preset: str) -> dict[str, Any]:
     if preset == "smoke":
         return {"batch_size": 4, "length": 16, "independent_share": 0.25}
     if preset == "gpu":
-        return {"batch_size": 64, "length": 32, "reset_share": 0.1, "independent_share": 0.1}
-    return {"batch_size": 4, "length": 16, "reset_share": 0.1, "split": ENCODED}
+        return {"batch_size": 64, "length": 32, "independent_share": 0.1}
+    return {"batch_size": 4, "length": 16, "split": ENCODED}
 
 
 def _optimizer(preset: str) -> dict[str, Any]:

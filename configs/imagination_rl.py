@@ -40,8 +40,8 @@ def _task(preset: str) -> dict[str, Any]:
         value |= {"hidden": 32, "layers": 1, "bins": 41}
         evaluation |= {"steps": 8, "contexts": 4}
     else:
-        task |= {"context": 1, "horizon": 16, "discount": 0.9, "prior_weight": 0.01, "uniform_share": 0.01}
-        task["value_warmup"] = 100
+        task |= {"context": 4, "horizon": 16, "discount": 0.9, "prior_weight": 0.01, "uniform_share": 0.01}
+        task["value_warmup"] = 50
     return task | {
         "value": value,
         "sampler": {"steps": 1 if preset in ("cpu", "gpu") else placeholder(int), "context_signal": placeholder(int)},
@@ -58,8 +58,8 @@ def _data(preset: str) -> dict[str, Any]:
     if preset == "smoke":
         return {"batch_size": 4, "length": 4}
     if preset == "gpu":
-        return {"batch_size": 256, "length": 1, "reset_share": 0.25}
-    return {"batch_size": 32, "length": 1, "reset_share": 0.25, "split": ENCODED}
+        return {"batch_size": 256, "length": 4, "reset_share": 0.25}
+    return {"batch_size": 32, "length": 4, "reset_share": 0.25, "split": ENCODED}
 
 
 def _optimizer(preset: str) -> dict[str, Any]:

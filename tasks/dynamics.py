@@ -174,11 +174,8 @@ class DynamicsTask(Task):
         return jnp.clip(self.tokenizer.model(tokenizer_params).decode(latents)[0], 0, 1)
 
     def labelled_frames(self, batch: Batch) -> jax.Array:
-        """Frames [B, T] whose action is known and led here from a frame that is given: no reset, no unrelated frame.
-
-        Nor a clip's first: so it looks like an episode's first, of which there are few, and is learned along with it.
-        """
-        known = jnp.broadcast_to(jnp.arange(rows_and_frames(batch)[1]) > 0, rows_and_frames(batch))
+        """Frames [B, T] whose action is known and led from the frame before: no reset, no unrelated frame."""
+        known = jnp.ones(rows_and_frames(batch), bool)
         if "is_first" in batch:
             known = known & ~batch["is_first"]
         if "labelled" in batch:

@@ -141,11 +141,9 @@ def test_labelled_frames():
         "labelled": np.array([1, 1, 0, 1], bool),
         "independent": np.array([0, 0, 0, 1], bool),
     }
-    expected = np.array([[0, 1, 1], [0, 1, 0], [0, 0, 0], [0, 0, 0]], bool)
+    expected = np.array([[0, 1, 1], [1, 1, 0], [0, 0, 0], [0, 0, 0]], bool)
     np.testing.assert_array_equal(walker().labelled_frames(batch), expected)
-    bare = np.asarray(walker().labelled_frames({"frames": batch["frames"]}))
-    assert bare[:, 1:].all()
-    assert not bare[:, 0].any()
+    assert walker().labelled_frames({"frames": batch["frames"]}).all()
 
 
 # Rows of one value each, which a dynamics can tell only if a row's actions and marks stay with its frames.
@@ -154,7 +152,6 @@ VALUES = jnp.array([0.2, 0.4, 0.6, 0.8])
 
 def look_up(config, params, noisy, halvings, actions, labelled, independent, past):
     """The value of a row: by its action, or 0.6 without labels and 0.8 in independent rows; coarse steps miss row 1."""
-    labelled = labelled[:, 1:2]  # of a row; its first frame never is
     value = jnp.where(independent[:, None], VALUES[3], jnp.where(labelled, VALUES[actions], VALUES[2]))
     missed = (halvings == 0) & labelled & (actions == 1)
     value = params["scale"] * (value + jnp.where(missed, 0.3, 0))
