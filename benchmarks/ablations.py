@@ -56,6 +56,7 @@ ABLATIONS = {
     ),
     "diffusion": Ablation("dynamics", "diffusion forcing", _DIFFUSION, "no-residual"),
     "ramp": Ablation("dynamics", "ramp 0.9", {"task.objective.ramp": 0.9}, "dynamics"),
+    "even-levels": Ablation("dynamics", "levels drawn evenly", {"task.objective.level_power": 1.0}, "dynamics"),
     "no-bootstrap": Ablation("dynamics", "no bootstrap", {"task.objective.bootstrap_share": 0.0}, "dynamics"),
     "context-noise": Ablation("dynamics", "past at level 7/8", {"task.sampler.context_signal": 7}, "dynamics"),
     "no-qk-norm": Ablation("dynamics", "no QK-norm", {"task.model.transformer.qk_norm": False}, "dynamics"),

@@ -47,9 +47,9 @@ def _task(preset: str) -> dict[str, Any]:
     else:
         sizes = transformer(width=128, layers=4, heads=4, time_every=4, window=16, time_offset=1)
         model["registers"] = 2
-    objective = {"forcing": "diffusion", "clean_share": 0.25, "ramp": 0.9}
+    objective = {"forcing": "diffusion", "clean_share": 0.25, "ramp": 0.9, "level_power": 1.0}
     if preset in OWN:
-        objective |= {"forcing": "teacher", "clean_share": 0.0, "ramp": 0.0}
+        objective |= {"forcing": "teacher", "clean_share": 0.0, "ramp": 0.0, "level_power": 2.0}
     return {
         "model": model | {"actions": actions, "transformer": sizes},
         "objective": objective | {"bootstrap_share": 0.25, "bootstrap_frames": preset == "paper"},

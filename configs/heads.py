@@ -45,6 +45,7 @@ def _task(preset: str) -> dict[str, Any]:
         "objective": {
             "forcing": placeholder(str), "bootstrap_share": placeholder(float),
             "bootstrap_frames": placeholder(bool), "clean_share": placeholder(float), "ramp": placeholder(float),
+            "level_power": placeholder(float),
         },
         "cache_latents": preset in ("cpu", "gpu"),
         "sampler": {"steps": placeholder(int), "context_signal": placeholder(int)},

@@ -38,6 +38,8 @@ class ShortcutConfig:
       clean_share: probability that a frame is given clean (τ = 1), as the past is in sampling; 0 with teacher forcing.
         [ours]
       ramp: weight of a frame is `ramp` τ + 1 - `ramp` (Dreamer 4: 0.9).
+      level_power: levels are drawn as u^`level_power`, u ~ U(0, 1), on the grid of the frame's step size: 1 for evenly
+        (Dreamer 4), more for more low levels, where all of a frame's motion is still to be foretold. [ours]
     """
 
     max_steps: int = 8
@@ -47,6 +49,7 @@ class ShortcutConfig:
     bootstrap_frames: bool = False
     clean_share: float = 0.25
     ramp: float = 0.9
+    level_power: float = 1.0
 
     def __post_init__(self):
         if self.max_steps < 1 or self.max_steps & (self.max_steps - 1):
@@ -63,6 +66,8 @@ class ShortcutConfig:
         for name in ("bootstrap_share", "clean_share", "ramp"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+        if not 0 < self.level_power < float("inf"):
+            raise ValueError(f"level_power must be above 0 (1 draws levels evenly), got {self.level_power}")
 
 
 class Levels(NamedTuple):
@@ -87,7 +92,7 @@ class ShortcutLoss(NamedTuple):
 def sample_levels(
     rng: jax.Array, shape: tuple[int, int], config: ShortcutConfig, bootstrap: Bool[Array, "B #T"]
 ) -> Levels:
-    """Draws d, then τ uniformly from {0, d, …, 1 - d}; frames drawn clean have τ = 1 and the finest d.
+    """Draws d, then τ from {0, d, …, 1 - d}, see `level_power`; frames drawn clean have τ = 1 and the finest d.
 
     `bootstrap` frames (or all frames of such rows) take d ∈ {1, 1/2, …, 2 / max_steps}, the others d = 1 / max_steps.
     """
@@ -96,7 +101,8 @@ def sample_levels(
     coarse = jax.random.randint(step_rng, shape, 0, max(finest, 1))
     halvings = jnp.where(bootstrap, coarse, finest)
     steps = 2**halvings
-    index = jnp.floor(jax.random.uniform(level_rng, shape) * steps).astype(jnp.int32)
+    place = jax.random.uniform(level_rng, shape) ** config.level_power
+    index = jnp.floor(place * steps).astype(jnp.int32)
     signal = jnp.minimum(index, steps - 1) * (config.max_steps // steps)
     clean = jax.random.bernoulli(clean_rng, config.clean_share, shape)
     return Levels(jnp.where(clean, config.max_steps, signal), jnp.where(clean, finest, halvings))

@@ -47,6 +47,17 @@ def test_levels_are_uniform_on_the_grid_of_their_step_size():
     assert_close(np.bincount(signal) / len(signal), np.full(8, 1 / 8), 0.02)
 
 
+def test_low_levels_are_drawn_more_often_by_the_power():
+    config = ShortcutConfig(max_steps=8, clean_share=0.0, level_power=2.0)
+    signal, _ = levels_of(config, False)
+    assert_close(np.bincount(signal, minlength=8) / len(signal), np.diff(np.sqrt(np.arange(9) / 8)), 0.02)
+    signal, halvings = levels_of(config, True)
+    assert_close(np.bincount(halvings) / len(halvings), [1 / 3, 1 / 3, 1 / 3], 0.03)  # step sizes as before
+    assert_close(np.mean(signal[halvings == 1] == 0), np.sqrt(0.5), 0.03)
+    with pytest.raises(ValueError, match="level_power must be above 0"):
+        ShortcutConfig(level_power=0.0)
+
+
 def test_frames_are_clean_as_often_as_configured_and_each_on_its_own():
     levels = sample_levels(jax.random.key(1), (64, 64), ShortcutConfig(clean_share=0.3), jnp.zeros((64, 1), bool))
     clean = np.asarray(levels.signal) == 8
