@@ -33,7 +33,7 @@ def _task(preset: str) -> dict[str, Any]:
     if preset == "smoke":
         heads |= {"hidden": 32, "layers": 1, "bins": 41}
         evaluation |= {"clips": 16, "dreams": 16}
-    elif preset == "reference":
+    elif preset in ("reference", "cpu"):
         heads["distances"] = 2
     return {
         "heads": heads,
@@ -80,4 +80,4 @@ def _schedule(preset: str) -> dict[str, Any]:
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
     if preset == "gpu":
         return {"steps": 1_000, "log_every": 50, "eval_every": 500, "checkpoint_every": 500, "eval_batches": 4}
-    return {"steps": 2_200, "log_every": 50, "eval_every": 1_100, "checkpoint_every": 250, "eval_batches": 2}
+    return {"steps": 2_000, "log_every": 50, "eval_every": 1_000, "checkpoint_every": 250, "eval_batches": 2}

@@ -75,4 +75,4 @@ def _schedule(preset: str) -> dict[str, Any]:
         return {"steps": 4, "log_every": 2, "eval_every": 0, "checkpoint_every": 2, "eval_batches": 1}
     if preset == "gpu":
         return {"steps": 600, "log_every": 20, "eval_every": 200, "checkpoint_every": 100, "eval_batches": 1}
-    return {"steps": 1_600, "log_every": 50, "eval_every": 400, "checkpoint_every": 200, "eval_batches": 1}
+    return {"steps": 1_700, "log_every": 50, "eval_every": 425, "checkpoint_every": 200, "eval_batches": 1}
