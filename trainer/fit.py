@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -59,6 +59,9 @@ class Fit:
             trainer.workdir, keep=trainer.keep_checkpoints, keep_every=trainer.keep_every, best=trainer.best
         )
         restored = self.checkpoints.restore(self.program.state, fingerprint=trainer.training_data.fingerprint())
+        self.compiled: Callable[[], None] = lambda: None  # waits for it
+        if restored is None or restored.meta["step"] < trainer.steps:
+            self.compiled = self.program.compile_ahead(trainer.trained_example)  # while the rest is made ready
         self.seconds_before = 0.0  # of training in earlier processes
         self.evaluated: list[str] = []  # evaluators that have run at this very step
         self.measured: dict[str, float] = {}  # what they gave
@@ -142,6 +145,7 @@ class Fit:
         started = time.perf_counter()
         with self.clock.paused() if new_shapes else contextlib.nullcontext():
             if new_shapes:
+                self.compiled()
                 self.flops[shapes] = self.program.flops(run.state, fed.batch)
             run.state, metrics = self.program.step(run.state, run.frozen, fed.batch)
         if run.first_step_s is None:

@@ -1,7 +1,9 @@
 """`Program`: the compiled functions and placed arrays that a task becomes on a mesh of devices."""
 
+import contextlib
 import dataclasses
 import math
+import threading
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -68,8 +70,30 @@ class Program:
 
         The first update takes the same trace, so that this costs nothing.
         """
-        batch = self.example if self.takes_numpy else sharding.described_batch(self.example, self.mesh)
-        self.step.trace(self.state, self.frozen, batch)
+        self._traced(self.example)
+
+    def compile_ahead(self, example: Batch) -> Callable[[], None]:
+        """Starts to compile the update on batches like `example`, beside whatever else a start has to do.
+
+        Returns:
+          A function that waits until it is done. The first update then finds it compiled; where that failed, it tries
+          again, and tells why.
+        """
+        traced = self._traced(example)
+
+        def compile_it() -> None:
+            with contextlib.suppress(Exception):
+                traced.lower().compile()
+
+        if jax.process_count() > 1:  # all of them compile one thing after the other, in one order
+            return lambda: None
+        thread = threading.Thread(target=compile_it, name="compile")
+        thread.start()
+        return thread.join
+
+    def _traced(self, example: Batch) -> Any:
+        batch = example if self.takes_numpy else sharding.described_batch(example, self.mesh)
+        return self.step.trace(self.state, self.frozen, batch)
 
 
 def build(

@@ -16,7 +16,7 @@ from trainer.checkpoints import Best, Checkpoints
 from trainer.data import DataSource, batch_sizes
 from trainer.errors import CheckpointError, ConfigError
 from trainer.evaluation import Evaluations, HeldOutMetrics, merge_evaluators, write_evaluation
-from trainer.feed import HeldOut, first_batch, shapes
+from trainer.feed import HeldOut, first_batch, peek, shapes
 from trainer.fit import Fit, FitResult
 from trainer.stopping import StopFlag, stop_on_signals
 from trainer.task import Batch, Evaluator, Task, Upstream
@@ -181,6 +181,12 @@ class Trainer:
                 if hosts.is_first() == first:
                     data = self.task.prepare_data(self.data)
         return data
+
+    @functools.cached_property
+    def trained_example(self) -> Batch:
+        """Shapes and dtypes of the first batch of `training_data`."""
+        data = self.training_data
+        return self.program.example if data is self.data else peek(data, self.seed)
 
     @functools.cached_property
     def evaluations(self) -> Evaluations:

@@ -63,11 +63,35 @@ def test_the_checks_trace_the_step_that_is_then_run(tmp_path, devices):
         "trainer.fit()\n"
         "assert Counted.traced == 1, Counted.traced\n"
     )
+    run_with_devices(script, tmp_path, devices)
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_the_step_is_compiled_once_while_the_run_is_made_ready(tmp_path, devices):
+    script = (
+        "import logging, sys, jax, toy\n"
+        "jax.config.update('jax_log_compiles', True)\n"
+        "threads = []\n"
+        "class Seen(logging.Handler):\n"
+        "    def emit(self, record):\n"
+        "        if 'Compiling jit(step)' in record.getMessage():\n"
+        "            threads.append(record.threadName)\n"
+        "logging.getLogger('jax').addHandler(Seen())\n"
+        "for steps in (2, 4):\n"  # new, and continued
+        "    toy.make_trainer(sys.argv[1], data=toy.Counter(), steps=steps).fit()\n"
+        "assert threads == ['compile', 'compile'], threads\n"
+        "toy.make_trainer(sys.argv[1], data=toy.Counter(), steps=4).fit()\n"  # nothing left to do
+        "assert len(threads) == 2, threads\n"
+    )
+    run_with_devices(script, tmp_path, devices)
+
+
+def run_with_devices(script, folder, devices):
     environment = {
         **os.environ, "PYTHONPATH": python_path(HERE, HERE.parents[1]), "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
     }  # fmt: skip
-    subprocess.run([sys.executable, "-c", script, str(tmp_path)], env=environment, check=True)
+    subprocess.run([sys.executable, "-c", script, str(folder)], env=environment, check=True)
 
 
 def test_callbacks_are_called_by_rising_order(tmp_path):
