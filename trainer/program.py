@@ -122,7 +122,10 @@ def build(
             state, metrics = task.train_step(state, frozen, batch, update)
         return state, StepMetrics.pack(metrics)
 
-    abstract = jax.eval_shape(lambda key: init_state(init_params(key), key), jax.random.key(0))
+    def begun(key: jax.Array) -> TrainState:  # jit, so that these traces are those that `init` takes
+        return jax.jit(init_state)(jax.jit(init_params)(key), key)
+
+    abstract = jax.eval_shape(begun, jax.random.key(0))
     shardings = sharding.state_sharding(mesh, rules, abstract)
     fresh, begin = jax.jit(init_params, out_shardings=shardings.params), jax.jit(init_state, out_shardings=shardings)
 

@@ -49,11 +49,14 @@ def test_a_stop_ends_the_step_first_and_then_saves(tmp_path):
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_the_checks_trace_the_step_that_is_then_run(tmp_path, devices):
+def test_the_checks_trace_what_is_then_run(tmp_path, devices):
     script = (
         "import sys, toy\n"
         "class Counted(toy.Regression):\n"
-        "    traced = 0\n"
+        "    traced = made = 0\n"
+        "    def init_params(self, *args):\n"
+        "        Counted.made += 1\n"
+        "        return super().init_params(*args)\n"
         "    def loss(self, *args, train, **others):\n"
         "        Counted.traced += train\n"
         "        return super().loss(*args, train=train, **others)\n"
@@ -62,6 +65,7 @@ def test_the_checks_trace_the_step_that_is_then_run(tmp_path, devices):
         "assert Counted.traced == 1, Counted.traced\n"
         "trainer.fit()\n"
         "assert Counted.traced == 1, Counted.traced\n"
+        "assert Counted.made == 1, Counted.made\n"
     )
     run_with_devices(script, tmp_path, devices)
 
