@@ -126,10 +126,8 @@ def _guess_colors(
     Which of two visible colours is the square's is not given away; a colour that is not visible is any.
     """
     seen, shown = inside[visible], squares[:, visible]
-    one, other = (
-        (shown == seen).all(1),
-        (shown != seen).all(1),
-    )  # … or with the colours exchanged
+    one = (shown == seen).all(1)
+    other = (shown != seen).all(1)  # the two colours exchanged
     fitting = one.sum() + other.sum()
     share = (squares[one].sum(0) + (~squares[other]).sum(0)) / fitting  # of the colour that is the square's in truth
     known = [color if part.any() else MEAN_COLOR for color, part in ((background, ~seen), (square, seen))]
