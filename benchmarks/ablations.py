@@ -58,6 +58,7 @@ ABLATIONS = {
     "ramp": Ablation("dynamics", "ramp 0.9", {"task.objective.ramp": 0.9}, "dynamics"),
     "even-levels": Ablation("dynamics", "levels drawn evenly", {"task.objective.level_power": 1.0}, "dynamics"),
     "no-bootstrap": Ablation("dynamics", "no bootstrap", {"task.objective.bootstrap_share": 0.0}, "dynamics"),
+    "bootstrap": Ablation("dynamics", "bootstrap share 0.25", {"task.objective.bootstrap_share": 0.25}, "dynamics"),
     "context-noise": Ablation("dynamics", "past at level 7/8", {"task.sampler.context_signal": 7}, "dynamics"),
     "no-qk-norm": Ablation("dynamics", "no QK-norm", {"task.model.transformer.qk_norm": False}, "dynamics"),
     "no-soft-cap": Ablation("dynamics", "no soft cap", {"task.model.transformer.soft_cap": 0.0}, "dynamics"),

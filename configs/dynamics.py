@@ -47,12 +47,18 @@ def _task(preset: str) -> dict[str, Any]:
     else:
         sizes = transformer(width=128, layers=4, heads=4, time_every=4, window=16, time_offset=1)
         model["registers"] = 2
-    objective = {"forcing": "diffusion", "clean_share": 0.25, "ramp": 0.9, "level_power": 1.0}
+    objective = {"forcing": "diffusion", "clean_share": 0.25, "ramp": 0.9, "level_power": 1.0, "bootstrap_share": 0.25}
     if preset in OWN:
-        objective |= {"forcing": "teacher", "clean_share": 0.0, "ramp": 0.0, "level_power": 2.0}
+        objective |= {
+            "forcing": "teacher",
+            "clean_share": 0.0,
+            "ramp": 0.0,
+            "level_power": 2.0,
+            "bootstrap_share": 0.05,
+        }
     return {
         "model": model | {"actions": actions, "transformer": sizes},
-        "objective": objective | {"bootstrap_share": 0.25, "bootstrap_frames": preset == "paper"},
+        "objective": objective | {"bootstrap_frames": preset == "paper"},
         "cache_latents": preset in ("cpu", "gpu"),
         "sampler": {"steps": 4, "context_signal": placeholder(int)},
         "rollout": {"context": 32, "clips": 16 if preset == "smoke" else 64, "shown": 4},
@@ -84,4 +90,4 @@ def _schedule(preset: str) -> dict[str, Any]:
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
     if preset == "gpu":
         return {"steps": 3_000, "log_every": 50, "eval_every": 1_000, "checkpoint_every": 1_000, "eval_batches": 4}
-    return {"steps": 12_500, "log_every": 100, "eval_every": 6_250, "checkpoint_every": 1_000, "eval_batches": 2}
+    return {"steps": 15_000, "log_every": 100, "eval_every": 7_500, "checkpoint_every": 1_000, "eval_batches": 2}

@@ -44,11 +44,11 @@ def _task(preset: str) -> dict[str, Any]:
     elif preset == "gpu":
         half = dict(width=512, layers=8, heads=8, time_every=4, window=16)
         model = {"patch": 4, "latents": 16, "channels": 32}
-        objective |= {"masked_share_stills": 0.0, "latent_noise": 0.1}
+        objective |= {"masked_share_stills": 0.0, "latent_noise": 0.03}
     else:
         half = dict(width=128, layers=3, heads=4, time_every=3, window=16)
         model = {"patch": 8, "latents": 16, "channels": 32}
-        objective |= {"masked_share_stills": 0.0, "latent_noise": 0.1}
+        objective |= {"masked_share_stills": 0.0, "latent_noise": 0.03}
     # Two groups, not one twice: otherwise what is set in the encoder would be set in the decoder too.
     model["local"] = preset in OWN
     return {"model": model | {"encoder": transformer(**half), "decoder": transformer(**half)}} | objective
@@ -79,4 +79,4 @@ def _schedule(preset: str) -> dict[str, Any]:
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
     if preset == "gpu":
         return {"steps": 5_000, "log_every": 50, "eval_every": 1_000, "checkpoint_every": 1_000, "eval_batches": 4}
-    return {"steps": 5_000, "log_every": 50, "eval_every": 2_500, "checkpoint_every": 300, "eval_batches": 2}
+    return {"steps": 5_500, "log_every": 50, "eval_every": 2_750, "checkpoint_every": 300, "eval_batches": 2}

@@ -32,7 +32,9 @@ class ShortcutConfig:
         before it, each at a level of its own. "teacher": finished frames, as in sampling, in a stream of their own;
         every frame then learns what it will be asked for, at the price of that stream's pass. A clip's first frame
         counts only where an episode begins or frames are unrelated: otherwise its past is missing. [ours]
-      bootstrap_share: share of a batch's rows whose frames take larger steps than the finest, by self-distillation.
+      bootstrap_share: share of the rows whose frames take larger steps than the finest, by self-distillation. Less than
+        a row of a batch is one row of fewer batches, drawn at random; the others do without the two passes more that a
+        target needs.
       bootstrap_frames: take that share of all frames instead of rows. Every row then goes through the two passes more
         that a target needs; for meshes with few rows per device, where all devices wait for those that do. [ours]
       clean_share: probability that a frame is given clean (τ = 1), as the past is in sampling; 0 with teacher forcing.
@@ -108,14 +110,18 @@ def sample_levels(
     return Levels(jnp.where(clean, config.max_steps, signal), jnp.where(clean, finest, halvings))
 
 
-def bootstrap_rows(batch: int, config: ShortcutConfig) -> int:
-    """Rows of a batch that hold bootstrap frames: the share, rounded, but of two or more at least one of each kind."""
-    if config.max_steps == 1:
-        return 0
-    if config.bootstrap_frames:
-        return batch if config.bootstrap_share else 0
-    rows = round(config.bootstrap_share * batch)
-    return min(max(rows, 1), batch - 1) if 0 < config.bootstrap_share < 1 else rows
+def bootstrap_rows(batch: int, config: ShortcutConfig) -> tuple[int, float]:
+    """How many rows of a batch hold bootstrap frames, and in what share of the batches any do.
+
+    The share of the rows, rounded, but of two or more rows at least one of each kind; less than a row is one row of
+    fewer batches.
+    """
+    if config.max_steps == 1 or not config.bootstrap_share:
+        return 0, 0.0
+    if config.bootstrap_frames or config.bootstrap_share == 1:
+        return batch, 1.0
+    rows = config.bootstrap_share * batch
+    return (1, rows) if rows < 1 else (min(round(rows), batch - 1), 1.0)
 
 
 def corrupt(
@@ -176,8 +182,12 @@ def shortcut_loss(
     """
     batch, frames = clean.shape[:2]
     level_rng, noise_rng = jax.random.split(rng)
-    count = bootstrap_rows(batch, config)
+    count, chance = bootstrap_rows(batch, config)
     is_bootstrap = (jnp.arange(batch) < count)[:, None]
+    drawn = None  # whether this batch is one with bootstrap frames; None where all are
+    if 0 < chance < 1:
+        drawn = jax.random.bernoulli(jax.random.fold_in(rng, 3), chance)
+        is_bootstrap = is_bootstrap & drawn
     if config.bootstrap_frames and count:
         is_bootstrap = jax.random.bernoulli(jax.random.fold_in(rng, 2), config.bootstrap_share, (batch, frames))
     levels = sample_levels(level_rng, (batch, frames), config, is_bootstrap)
@@ -186,9 +196,12 @@ def shortcut_loss(
     target = clean
     if count:
         rows = slice(0, count)
-        distilled = bootstrap_target(
-            predict, noisy[rows], Levels(levels.signal[rows], levels.halvings[rows]), config, rows
-        )
+
+        def distil() -> Array:
+            chosen = Levels(levels.signal[rows], levels.halvings[rows])
+            return bootstrap_target(predict, noisy[rows], chosen, config, rows)
+
+        distilled = distil() if drawn is None else jax.lax.cond(drawn, distil, lambda: clean[rows])
         target = jnp.concatenate(
             [jnp.where(is_bootstrap[rows, ..., None, None], distilled, clean[rows]), clean[count:]]
         )

@@ -15,7 +15,7 @@ from models import functional
 from models.actions import as_components
 from models.dynamics import Dynamics, DynamicsConfig, pack, unpack
 from models.generation import Sampler, generate, remember
-from models.shortcut import ShortcutConfig, ShortcutLoss, bootstrap_rows, shortcut_loss
+from models.shortcut import ShortcutConfig, ShortcutLoss, shortcut_loss
 from models.tokenizer import to_float
 from tasks.latents import LatentData, rows_and_frames
 from tasks.rollout import Rollout, shuffled_after
@@ -86,9 +86,6 @@ class DynamicsTask(Task):
                     f"objective.forcing to 'teacher' (and objective.clean_share to 0), not {self.objective.forcing!r}, "
                     f"or model.residual to false"
                 )
-            share, rows = self.objective.bootstrap_share, example["frames"].shape[0]
-            if share > 0 and config.max_steps > 1 and not bootstrap_rows(rows, self.objective):
-                raise ValueError("objective.bootstrap_share needs batches of 2 rows or more; set it to 0 for none")
             self._rollout = Rollout(self, **self._rollout_fields)
             if config.actions:
                 if "actions" not in example:

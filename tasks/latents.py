@@ -19,8 +19,8 @@ from models.tokenizer import Tokenizer, to_float
 from trainer.errors import DataError
 from trainer.task import Batch
 
-FRAMES, ROWS = 64, 16  # encoded at a time: so many frames of so many episodes
-FLUSH_EVERY = 64  # so many times that, after which a restart can go on from there
+FRAMES, ROWS, CPU_ROWS = 64, 16, 2  # encoded at a time: so many frames of so many episodes, few where caches are small
+FLUSH_EVERY = 1024  # episodes, after which a restart can go on from there
 _FILES = {"latents": False, "stills": True}  # Whether frames are encoded without their past.
 _ABOUT, _STARTS = "about.json", "starts.npy"
 
@@ -118,15 +118,16 @@ class LatentData:
         out = np.lib.format.open_memmap(
             unfinished, mode="r+" if done else "w+", dtype=np.float32, shape=(int(starts[-1]), *shape)
         )
-        for first in range(done, len(lengths), ROWS):
-            numbers = range(first, min(first + ROWS, len(lengths)))
+        at_once = _rows()
+        for first in range(done, len(lengths), at_once):
+            numbers = range(first, min(first + at_once, len(lengths)))
             rows = [episodes[number]["frames"] for number in numbers]
             for number, latents in zip(numbers, encode(self._params, rows), strict=True):
                 out[starts[number] : starts[number + 1]] = latents
-            if first // ROWS % FLUSH_EVERY == FLUSH_EVERY - 1:
+            if numbers.stop // FLUSH_EVERY > first // FLUSH_EVERY:
                 out.flush()
-                done_file.write_text(str(first + ROWS))
-                _say(f"encoding {episodes.label}: {first + ROWS} of {len(lengths)} episodes")
+                done_file.write_text(str(numbers.stop))
+                _say(f"encoding {episodes.label}: {numbers.stop} of {len(lengths)} episodes")
         out.flush()
         del out
         os.replace(unfinished, self.folder / f"{name}.npy")
@@ -172,6 +173,10 @@ def _about(source: TfdsData, model: Tokenizer, params: functional.Params) -> dic
     return json.loads(json.dumps(about))  # tuples as checkpoints will give them back
 
 
+def _rows() -> int:
+    return CPU_ROWS if jax.default_backend() == "cpu" else ROWS
+
+
 def _encoder(tokenizer: Callable[[functional.Params], Tokenizer], alone: bool) -> Callable[..., Iterator[np.ndarray]]:
     """(parameters, episodes' frames) → their latents, an array [T, N, Z] each; of every frame alone, or in order."""
 
@@ -191,7 +196,7 @@ def _encoder(tokenizer: Callable[[functional.Params], Tokenizer], alone: bool) -
     def encode(params: functional.Params, episodes: list[np.ndarray]) -> Iterator[np.ndarray]:
         longest = max(map(len, episodes))
         size = min(FRAMES, 1 << (longest - 1).bit_length())  # few shapes, few compilations
-        frames = np.zeros((ROWS, -(-longest // size) * size, *episodes[0].shape[1:]), np.uint8)
+        frames = np.zeros((_rows(), -(-longest // size) * size, *episodes[0].shape[1:]), np.uint8)
         for row, episode in zip(frames, episodes, strict=False):
             row[: len(episode)] = episode  # what follows changes nothing before it
         parts = np.split(frames, frames.shape[1] // size, axis=1)
@@ -200,7 +205,7 @@ def _encoder(tokenizer: Callable[[functional.Params], Tokenizer], alone: bool) -
         elif len(parts) == 1:
             out = [whole(params, frames)]
         else:
-            cache, out = tokenizer(params).encoder.init_cache(ROWS), []
+            cache, out = tokenizer(params).encoder.init_cache(len(frames)), []
             for frames_ in parts:
                 latents, cache = part(params, frames_, cache)
                 out.append(latents)

@@ -235,7 +235,40 @@ def test_steps_along_an_exact_prediction_reach_it_through_the_right_levels():
 
 
 @pytest.mark.parametrize(
-    ("batch", "share", "rows"), [(16, 0.25, 4), (2, 0.25, 1), (2, 0.9, 1), (1, 0.25, 0), (4, 0.0, 0), (4, 1.0, 4)]
+    ("batch", "share", "rows", "batches"),
+    [
+        (16, 0.25, 4, 1),
+        (4, 0.25, 1, 1),
+        (2, 0.9, 1, 1),
+        (2, 0.25, 1, 0.5),
+        (1, 0.25, 1, 0.25),
+        (4, 0, 0, 0),
+        (4, 1, 4, 1),
+    ],
 )
-def test_small_batches_keep_rows_of_both_kinds(batch, share, rows):
-    assert bootstrap_rows(batch, ShortcutConfig(max_steps=8, bootstrap_share=share)) == rows
+def test_small_batches_keep_rows_of_both_kinds(batch, share, rows, batches):
+    assert bootstrap_rows(batch, ShortcutConfig(max_steps=8, bootstrap_share=share)) == (rows, batches)
+
+
+def test_less_than_a_row_is_a_row_of_fewer_batches():
+    """Those are as they would be with a row in every batch, the others as without any; the gradients too."""
+    clean = normal(13, 4, 6, 2, 3)
+
+    def losses(share):
+        config = ShortcutConfig(bootstrap_share=share, clean_share=0.0)
+
+        def loss(parameter, rng):
+            def network(noisy, signal, halvings, rows):
+                return some_network(noisy, signal, halvings, rows) * parameter
+
+            terms = shortcut_loss(network, clean, rng, config)
+            return terms.flow + terms.bootstrap, terms.bootstrap
+
+        return jax.jit(jax.vmap(jax.value_and_grad(loss, has_aux=True), in_axes=(None, 0)))
+
+    keys = jax.random.split(jax.random.key(13), 400)
+    seldom, always, never = ((*loss, gradient) for loss, gradient in (losses(s)(0.9, keys) for s in (0.05, 0.25, 0.0)))
+    drawn = np.asarray(seldom[1]) > 0
+    assert abs(drawn.mean() - 0.2) < 0.06
+    for mixed, with_row, without in zip(seldom, always, never, strict=True):
+        assert_close(mixed, np.where(drawn, with_row, without), 1e-6)

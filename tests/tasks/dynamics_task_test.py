@@ -328,13 +328,6 @@ def test_an_action_space_without_actions_in_the_data_is_refused():
         DynamicsTask(model=WALK).setup(flat_upstream(), shapes(batch))
 
 
-def test_a_batch_of_one_row_cannot_be_bootstrapped_in_part():
-    one_row = shapes(jax.tree.map(lambda x: x[:1], walk_batch()))
-    with pytest.raises(ConfigError, match="bootstrap_share needs batches of 2 rows or more"):
-        DynamicsTask(model=WALK).setup(flat_upstream(), one_row)
-    DynamicsTask(model=WALK, objective={"bootstrap_share": 0.0}).setup(flat_upstream(), one_row)
-
-
 def test_rollouts_are_measured_at_their_own_interval():
     task = DynamicsTask(model=WALK, rollout={"every": 7})
     task.setup(flat_upstream(), shapes(walk_batch()))

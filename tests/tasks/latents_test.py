@@ -67,7 +67,7 @@ def whole(tokenizer, frames):
 @pytest.mark.parametrize("frames", [64, 4], ids=["at once", "in parts"])
 def test_latents_are_those_of_whole_episodes(tokenizer, data_dir, tmp_path, monkeypatch, frames):
     monkeypatch.setattr(latents, "FRAMES", frames)
-    monkeypatch.setattr(latents, "ROWS", 2)
+    monkeypatch.setattr(latents, "CPU_ROWS", 2)
     plain = source(data_dir, length=5, batch_size=1)
     data = encoded(tokenizer, plain, tmp_path)
     seen = set()
@@ -126,7 +126,7 @@ def test_another_tokenizer_is_another_fingerprint(tokenizer, data_dir, tmp_path)
 
 
 def test_what_was_interrupted_goes_on(tokenizer, data_dir, tmp_path, monkeypatch):
-    monkeypatch.setattr(latents, "ROWS", 1)
+    monkeypatch.setattr(latents, "CPU_ROWS", 1)
     monkeypatch.setattr(latents, "FLUSH_EVERY", 1)
     reference = encoded(tokenizer, source(data_dir), tmp_path / "reference")
     made, calls = latents._encoder, []
