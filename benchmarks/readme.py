@@ -11,9 +11,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from benchmarks.curves import draw
 from benchmarks.runs import PHASES
 from benchmarks.seeds import RESULTS as SEEDS
-from benchmarks.seeds import of_chain
+from benchmarks.seeds import curves_of_chain, of_chain
 from datasets.bouncing_square import rules
 from datasets.bouncing_square.masked_limit import masked_limit
 from models.metrics import psnr
@@ -133,7 +136,9 @@ def table() -> str:
 
 
 def rewrite() -> None:
-    """Puts the table into the README."""
+    """Puts the table into the README, and draws the learning curves of the demo and of the other seeds."""
+    chains = [curves_of_chain(RESULTS), *(seed["curves"] for seed in others().values())]
+    Image.fromarray(draw(chains)).save(IMAGES / "learning.png")
     before, rest = README.read_text(encoding="utf-8").split(BEGIN)
     README.write_text(before + BEGIN + table() + END + rest.split(END)[1], encoding="utf-8")
 

@@ -1,8 +1,8 @@
 """The demo with several seeds, for the worst of them: `python -m benchmarks.seeds --seeds=1 --seeds=2`.
 
 Trains all four phases of preset `cpu` for each seed, in LOGS/seed-N, an hour each on two cores; what is finished is
-read. The figures land in `results/seeds.json`, and `python -m benchmarks.readme` quotes the worst seed beside the
-demo's (seed 0).
+read. The figures land in `results/seeds.json` with the learning curves, and `python -m benchmarks.readme` quotes the
+worst seed beside the demo's (seed 0).
 """
 
 import argparse
@@ -15,9 +15,18 @@ from typing import Any
 
 from benchmarks.runs import PHASES, UPSTREAM, figures, train, upstream
 from trainer.errors import UserError
+from trainer.writers import read_jsonl
 
 RESULTS = Path(__file__).resolve().parents[1] / "results" / "seeds.json"
 PREFIX = {"tokenizer": "eval/", "dynamics": "rollout/", "heads": "heads/", "imagination_rl": "control/"}
+# What tells how a phase learned: while it trained, and from time to time by its evaluator.
+CURVES = {
+    "tokenizer": ("train/mse", "eval/psnr"),
+    "dynamics": ("train/flow", "rollout/psnr_k4"),
+    "heads": ("train/cross_entropy_1", "heads/cross_entropy_1"),
+    "imagination_rl": ("train/imagined_return", "control/normalized_return"),
+}
+Curves = dict[str, dict[str, list[tuple[int, float]]]]  # by phase and figure: (step, value), …
 
 
 def of_chain(runs: Path, preset: str = "cpu") -> dict[str, float]:
@@ -29,15 +38,24 @@ def of_chain(runs: Path, preset: str = "cpu") -> dict[str, float]:
     return last
 
 
+def curves_of_chain(runs: Path, preset: str = "cpu") -> Curves:
+    """How the figures of `CURVES` went on in the four phases in the folder `runs`."""
+    out: Curves = {}
+    for phase, names in CURVES.items():
+        lines = read_jsonl(runs / f"{phase}-{preset}" / "metrics.jsonl")
+        out[phase] = {n: [(line["step"], float(f"{line[n]:.4g}")) for line in lines if n in line] for n in names}
+    return out
+
+
 def measure(seed: int, logs: Path, preset: str = "cpu") -> dict[str, Any]:
-    """Figures of the chain at a seed, and its minutes where it was trained at a stretch."""
+    """Figures and curves of the chain at a seed, and its minutes where it was trained at a stretch."""
     root, begun = logs / f"seed-{seed}", time.monotonic()
     fresh = not root.exists()
     for phase in PHASES:
         fields = {"seed": seed, **(upstream(phase, root / f"{UPSTREAM[phase]}-{preset}") if phase in UPSTREAM else {})}
         train(phase, root, f"{phase}-{preset}", fields, preset=preset)
     minutes = round((time.monotonic() - begun) / 60, 1) if fresh else None
-    return {"minutes": minutes, "figures": of_chain(root, preset)}
+    return {"minutes": minutes, "figures": of_chain(root, preset), "curves": curves_of_chain(root, preset)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             return 1
-        RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        RESULTS.write_text(json.dumps(results) + "\n", encoding="utf-8")
     return 0
 
 

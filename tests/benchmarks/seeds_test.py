@@ -51,6 +51,33 @@ def test_the_readme_quotes_the_worst_seed(tmp_path, monkeypatch):
     assert f"nats (worst of 3 seeds: {better['heads/cross_entropy_1']:.3f})" in table  # the higher, the worse
 
 
+def test_the_curves_are_those_of_the_runs_and_are_drawn(tmp_path, monkeypatch):
+    curves = seeds.curves_of_chain(readme.RESULTS)
+    last = seeds.of_chain(readme.RESULTS)
+    for figures in curves.values():
+        trained, measured = figures.items()
+        assert len(trained[1]) > len(measured[1]) > 1
+        assert measured[1][-1] == (trained[1][-1][0], pytest.approx(last[measured[0]], rel=1e-3))
+    monkeypatch.setattr(readme, "SEEDS", tmp_path / "seeds.json")
+    monkeypatch.setattr(readme, "IMAGES", tmp_path)
+    monkeypatch.setattr(readme, "README", tmp_path / "README.md")
+    readme.README.write_text(readme.BEGIN + readme.END)
+    pictures = []
+    for others in (
+        {},
+        {
+            "1": {
+                "figures": last,
+                "curves": {**curves, "heads": curves["heads"] | {"train/cross_entropy_1": [(0, 1.0), (9, 2.0)]}},
+            }
+        },
+    ):
+        readme.SEEDS.write_text(json.dumps(others))
+        readme.rewrite()
+        pictures.append((tmp_path / "learning.png").read_bytes())
+    assert pictures[0] != pictures[1]  # the other seed's curve is there
+
+
 def test_values_are_written_as_the_command_line_reads_them(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(
