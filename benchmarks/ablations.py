@@ -1,4 +1,4 @@
-"""What each part of the method is worth, in short runs: `python -m benchmarks.ablations --logs=logs`.
+"""What each part of the method is worth, in short runs: `python -m benchmarks.ablations --logs=logs --machine=…`.
 
 Every row of the table is preset `cpu` with one thing changed, trained for a minute or two on the finished runs of a
 demo and compared with the same preset unchanged, over the same seeds. Runs lie in LOGS/ablations; those that are
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from benchmarks.runs import PHASES, UPSTREAM, figures, train, upstream
+from benchmarks.runs import PHASES, commit_of, figures, replace_between, train, upstream
 from trainer.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,29 +79,29 @@ def measure(name: str, seed: int, logs: Path, changes: Mapping[str, Any] | None 
     """Figures of the row `name` at a seed, on the finished phases in `logs`; `changes` come on top of its own."""
     phase = ABLATIONS[name].phase
     fields = {"seed": seed, "steps": STEPS[phase], "eval_every": 0, **ABLATIONS[name].changes, **(changes or {})}
-    if phase in UPSTREAM:
-        fields |= upstream(phase, logs / f"{UPSTREAM[phase]}-{preset}")
+    fields |= upstream(phase, logs, preset)
     return figures(train(phase, logs / "ablations", f"{name}-{seed}", fields, preset=preset), FIGURES[phase])
 
 
 def table(results: Mapping[str, Any]) -> str:
     """One table a phase: each row's figures, seed by seed."""
-    lines = [f"{results['machine']}, commit {results['commit']}.\n"]
+    lines = [f"{results['machine']}.\n"]
     for phase in PHASES:
         rows = [name for name, ablation in ABLATIONS.items() if ablation.phase == phase and name in results["rows"]]
         if not rows:
             continue
         heads = [f"`{figure}`" for figure in FIGURES[phase]]
         lines += [
-            f"\n| {phase}, {STEPS[phase]} steps | {' | '.join(heads)} | compare with |\n",
-            "|---" * (len(heads) + 2),
+            f"\n| {phase}, {STEPS[phase]} steps | {' | '.join(heads)} | compare with | commit |\n",
+            "|---" * (len(heads) + 3),
         ]
         lines += ["|\n"]
         for name in rows:
-            seeds = [results["rows"][name][seed] for seed in sorted(results["rows"][name])]
+            commit, by_seed = results["rows"][name]["commit"], results["rows"][name]["seeds"]
+            seeds = [by_seed[seed] for seed in sorted(by_seed)]
             cells = [", ".join(_digits(seed[figure]) for seed in seeds) for figure in FIGURES[phase]]
-            against = ABLATIONS[name].against
-            lines.append(f"| {ABLATIONS[name].what} | {' | '.join(cells)} | {against and ABLATIONS[against].what} |\n")
+            against = ABLATIONS[name].against and ABLATIONS[ABLATIONS[name].against].what
+            lines.append(f"| {ABLATIONS[name].what} | {' | '.join(cells)} | {against} | {commit} |\n")
     return "".join(lines)
 
 
@@ -111,8 +111,7 @@ def _digits(value: float) -> str:
 
 def rewrite(results: Mapping[str, Any]) -> None:
     """Puts the table into `docs/recipe.md`."""
-    before, rest = RECIPE.read_text(encoding="utf-8").split(BEGIN)
-    RECIPE.write_text(before + BEGIN + table(results) + END + rest.split(END, 1)[1], encoding="utf-8")
+    replace_between(RECIPE, BEGIN, END, table(results))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -124,18 +123,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--seeds", type=int, default=2, metavar="N", help="0 … N - 1 (default: %(default)s)")
     parser.add_argument("--machine", required=True, help="such as 'two cores of an AMD EPYC'")
-    parser.add_argument("--commit", required=True, help="that is measured")
     known = parser.parse_args(argv)
-    about = {"machine": known.machine, "commit": known.commit}
-    results = {"rows": {}} | (json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}) | about
+    results = {"rows": {}} | (json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {})
+    results["machine"] = known.machine
     for name in known.only or ABLATIONS:
-        for seed in range(known.seeds):
-            try:
-                results["rows"].setdefault(name, {})[str(seed)] = measure(name, seed, known.logs)
-            except UserError as error:
-                print(f"error: {error}", file=sys.stderr)
-                return 1
-            print(name, seed, results["rows"][name][str(seed)], flush=True)
+        seeds: dict[str, Any] = {}
+        try:
+            commit = commit_of(ROOT)
+            for seed in range(known.seeds):
+                seeds[str(seed)] = measure(name, seed, known.logs)
+                print(name, seed, seeds[str(seed)], flush=True)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        results["rows"][name] = {"commit": commit, "seeds": seeds}
         RESULTS.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
         rewrite(results)
     return 0

@@ -36,7 +36,7 @@ def measure(options: Options) -> dict[str, Any]:
 
 def _read(name: str, how: str, options: Options, seconds: float) -> dict[str, Any]:
     config = product.load(name, options)
-    config.data.split, config.data.cache = config.data.split + SHARE, how == "cached"
+    config.data.split, config.data.cache = config.data.split.partition("[")[0] + SHARE, how == "cached"
     data = plugins.build(config.data, "data")
     began = time.perf_counter()
     data.prepare()

@@ -1,5 +1,7 @@
 """The product's own path from a config to a compiled step, on freshly initialised parameters: nothing is trained."""
 
+import functools
+import tempfile
 from pathlib import Path
 
 import jax
@@ -16,6 +18,8 @@ from trainer.overrides import override
 from trainer.task import Batch, Upstream
 from trainer.trainer import Trainer
 
+FEW = "train[:64]"  # of the episodes whose latents are kept: all of them would have to be encoded first
+
 
 def load(name: str, options: Options) -> ConfigDict:
     """The config `configs/NAME.py:PRESET`, with batches of one shape: where short ones come in between, the long one.
@@ -30,6 +34,8 @@ def load(name: str, options: Options) -> ConfigDict:
         config.data.batch_size = options.rows
     for key, text in options.overrides:
         override(config, key, text)
+    if config.task.get("cache_latents") and "data.split" not in dict(options.overrides):
+        config.data.split = FEW
     return config
 
 
@@ -61,16 +67,23 @@ def initialised(config: ConfigDict) -> Upstream:
     task.setup(_upstream(config), example)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), example)
     params = task.warm_start(jax.jit(task.init_params)(jax.random.key(config.seed), zeros))
-    return Upstream(task=task, params=params, run=Path(config.name), step=0)
+    return Upstream(task=task, params=params, run=Path(_folder().name) / config.name, step=0)
 
 
 def _upstream(config: ConfigDict) -> dict[str, Upstream]:
     return {name: initialised(load_config(entry.config)) for name, entry in config.upstream.items()}
 
 
+@functools.cache
+def _folder() -> "tempfile.TemporaryDirectory[str]":
+    """Where the upstream runs would lie, and their latents do; gone when the process ends."""
+    return tempfile.TemporaryDirectory()
+
+
 def batches(trainer: Trainer, count: int) -> list[Batch]:
     """The first batches of the data, where `Fit` would have them when a step begins."""
-    trainer.data.prepare()
-    iterator = open_iterator(trainer.data, trainer.seed)
+    takes_numpy = trainer.program.takes_numpy  # sets the task up, which training data may be made by
+    trainer.training_data.prepare()
+    iterator = open_iterator(trainer.training_data, trainer.seed)
     host = [next(iterator) for _ in range(count)]
-    return host if trainer.program.takes_numpy else [trainer.put(batch) for batch in host]
+    return host if takes_numpy else [trainer.put(batch) for batch in host]

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import json
 import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.curves import draw
-from benchmarks.runs import PHASES
+from benchmarks.runs import PHASES, commit_of, figures, replace_between
 from benchmarks.seeds import RESULTS as SEEDS
 from benchmarks.seeds import curves_of_chain, of_chain
 from datasets.bouncing_square import rules
@@ -86,7 +85,11 @@ def table() -> str:
         return ", ".join(f"{last[f'control/return_{name}']:.0f} {name}" for name in names)
 
     rows = [
-        (f"`{about['command']}`, one run, {about['machine']}, {about['minutes']:.0f} minutes", "", "compare with"),
+        (
+            f"`{about['command']}`, one run at {about['commit']}, {about['machine']}, {about['minutes']:.0f} minutes",
+            "",
+            "compare with",
+        ),
         ("tokenizer, `eval/psnr`", f"{last['eval/psnr']:.1f} dB{worst('eval/psnr', 1)}", ""),
         (
             "what it makes of hidden patches, `eval/psnr_masked`",
@@ -100,6 +103,11 @@ def table() -> str:
             "dB the tokenizer's own reconstruction",
         ),
         ("its 1st, 16th and 32nd frame", f"{dream('t1', 't16', 't32')} dB", ""),
+        (
+            "the same after phase 3, the world that the agent learns in",
+            f"{figures(RESULTS / 'heads-cpu')['rollout/psnr_k4']:.1f} dB",
+            "",
+        ),
         (
             "dream in the finest steps, K = 8, `rollout/psnr_finest`",
             f"{last['rollout/psnr_finest']:.1f} dB{worst('rollout/psnr_finest', 1)}",
@@ -139,8 +147,7 @@ def rewrite() -> None:
     """Puts the table into the README, and draws the learning curves of the demo and of the other seeds."""
     chains = [curves_of_chain(RESULTS), *(seed["curves"] for seed in others().values())]
     Image.fromarray(draw(chains)).save(IMAGES / "learning.png")
-    before, rest = README.read_text(encoding="utf-8").split(BEGIN)
-    README.write_text(before + BEGIN + table() + END + rest.split(END)[1], encoding="utf-8")
+    replace_between(README, BEGIN, END, table())
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -154,12 +161,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if known.take:
         if known.minutes is None or not known.machine:
             parser.error("--take needs --minutes and --machine: how long it took, and on what")
-        commit = subprocess.run(
-            ["git", "-C", str(known.take), "rev-parse", "--short", "HEAD"], capture_output=True, text=True
-        ).stdout.strip()
         about = {
-            "command": known.command, "commit": commit, "machine": known.machine, "minutes": known.minutes,
-            "masked_limit": limit_of_hidden(known.take / "tokenizer-cpu"),
+            "command": known.command, "commit": commit_of(known.take), "machine": known.machine,
+            "minutes": known.minutes, "masked_limit": limit_of_hidden(known.take / "tokenizer-cpu"),
         }  # fmt: skip
         take(known.take, about)
     rewrite()

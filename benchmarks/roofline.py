@@ -4,7 +4,6 @@ FLOPs are those of the traced program's matrix products (`trainer.flops`); bytes
 program's operations read and write. Both are held against rates that were measured in the same process.
 """
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from jax.extend import core
 
 from benchmarks.machine import memory_bytes_per_s
 from trainer.device_rate import matmul_flops_per_s
+from trainer.flops import inner_jaxprs
 
 
 class XlaCost(NamedTuple):
@@ -43,7 +43,7 @@ def _further_turns(jaxpr: Any, bodies: dict[str, XlaCost]) -> XlaCost:
     total = XlaCost(0.0, 0.0)
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         if equation.primitive.name != "scan":
-            for inner in _inner(equation.params):
+            for inner in inner_jaxprs(equation.params):
                 total = _plus(total, _further_turns(inner, bodies))
             continue
         body, turns = equation.params["jaxpr"], equation.params["length"]
@@ -63,13 +63,6 @@ def _once(compiled: Any) -> XlaCost:
 
 def _plus(a: XlaCost, b: XlaCost) -> XlaCost:
     return XlaCost(a.flops + b.flops, a.bytes_moved + b.bytes_moved)
-
-
-def _inner(parameters: Any) -> Iterator[Any]:
-    for value in parameters.values():
-        for part in value if isinstance(value, tuple | list) else (value,):
-            if isinstance(part, core.Jaxpr | core.ClosedJaxpr):
-                yield part
 
 
 def roofline(flops: float, cost: XlaCost, step_s: float, precision: str = "float32") -> dict[str, Any]:

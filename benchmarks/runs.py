@@ -44,9 +44,28 @@ def _text(value: Any) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def upstream(phase: str, run: Path) -> dict[str, str]:
-    """What tells a run of `phase` to build on `run`; nothing for the first phase."""
-    return {f"upstream.{UPSTREAM[phase]}.run": str(run)} if phase in UPSTREAM else {}
+def upstream(phase: str, root: Path, preset: str = "cpu") -> dict[str, str]:
+    """What tells a run of `phase` to build on the one before it in `root`; nothing for the first phase."""
+    before = UPSTREAM.get(phase)
+    return {f"upstream.{before}.run": str(root / f"{before}-{preset}")} if before else {}
+
+
+def commit_of(folder: Path) -> str:
+    """The commit, shortened, of the checkout that `folder` lies in.
+
+    Raises:
+      UserError: it lies in none.
+    """
+    told = subprocess.run(["git", "-C", str(folder), "rev-parse", "--short", "HEAD"], capture_output=True, text=True)
+    if told.returncode:
+        raise UserError(f"{folder} is not in a git checkout, so that nobody could tell what was measured there")
+    return told.stdout.strip()
+
+
+def replace_between(file: Path, begin: str, end: str, text: str) -> None:
+    """Writes `text` between two markers of a file, in place of what stands there."""
+    before, rest = file.read_text(encoding="utf-8").split(begin, 1)
+    file.write_text(before + begin + text + end + rest.split(end, 1)[1], encoding="utf-8")
 
 
 def figures(run: Path, names: Sequence[str] = ()) -> dict[str, float]:

@@ -13,11 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.runs import PHASES, UPSTREAM, figures, train, upstream
+from benchmarks.runs import PHASES, commit_of, figures, train, upstream
 from trainer.errors import UserError
 from trainer.writers import read_jsonl
 
-RESULTS = Path(__file__).resolve().parents[1] / "results" / "seeds.json"
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "results" / "seeds.json"
 PREFIX = {"tokenizer": "eval/", "dynamics": "rollout/", "heads": "heads/", "imagination_rl": "control/"}
 # What tells how a phase learned: while it trained, and from time to time by its evaluator.
 CURVES = {
@@ -49,13 +50,13 @@ def curves_of_chain(runs: Path, preset: str = "cpu") -> Curves:
 
 def measure(seed: int, logs: Path, preset: str = "cpu") -> dict[str, Any]:
     """Figures and curves of the chain at a seed, and its minutes where it was trained at a stretch."""
-    root, begun = logs / f"seed-{seed}", time.monotonic()
+    root, begun, commit = logs / f"seed-{seed}", time.monotonic(), commit_of(ROOT)
     fresh = not root.exists()
     for phase in PHASES:
-        fields = {"seed": seed, **(upstream(phase, root / f"{UPSTREAM[phase]}-{preset}") if phase in UPSTREAM else {})}
-        train(phase, root, f"{phase}-{preset}", fields, preset=preset)
+        train(phase, root, f"{phase}-{preset}", {"seed": seed, **upstream(phase, root, preset)}, preset=preset)
     minutes = round((time.monotonic() - begun) / 60, 1) if fresh else None
-    return {"minutes": minutes, "figures": of_chain(root, preset), "curves": curves_of_chain(root, preset)}
+    figures_and_curves = {"figures": of_chain(root, preset), "curves": curves_of_chain(root, preset)}
+    return {"commit": commit, "minutes": minutes, **figures_and_curves}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

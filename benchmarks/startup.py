@@ -68,7 +68,7 @@ def measure(options: Options) -> dict[str, Any]:
 def _first_step(options: Options, folder: Path, number: int) -> float:
     """Seconds from the start of a process to the end of its first step."""
     done = folder / f"done-{number}"
-    overrides = dict(options.overrides) | ({"data.batch_size": str(options.rows)} if options.rows else {})
+    overrides = ({"data.batch_size": str(options.rows)} if options.rows else {}) | dict(options.overrides)
     overrides |= {
         "callbacks.first_step.target": "benchmarks.startup:FirstStep",
         "callbacks.first_step.file": str(done),

@@ -31,6 +31,8 @@ def get_config(preset: str) -> ConfigDict:
 def _task(preset: str) -> dict[str, Any]:
     objective = {"masked_share": 1.0, "masked_share_stills": 1.0, "latent_noise": 0.0, "clips": 64}
     objective |= {"lpips_weight": 0.0, "lpips_weights": placeholder(str)}
+    if preset in OWN:
+        objective |= {"masked_share_stills": 0.0, "latent_noise": 0.03}
     if preset == "paper":
         half = dict(width=1024, layers=12, heads=16, time_every=4, window=192, remat=True, space_frames=8, scan=True)
         model = {"image": IMAGE, "patch": 16, "latents": 512, "channels": 16}
@@ -44,11 +46,9 @@ def _task(preset: str) -> dict[str, Any]:
     elif preset == "gpu":
         half = dict(width=512, layers=8, heads=8, time_every=4, window=16)
         model = {"patch": 4, "latents": 16, "channels": 32}
-        objective |= {"masked_share_stills": 0.0, "latent_noise": 0.03}
     else:
         half = dict(width=128, layers=3, heads=4, time_every=3, window=16)
         model = {"patch": 8, "latents": 16, "channels": 32}
-        objective |= {"masked_share_stills": 0.0, "latent_noise": 0.03}
     # Two groups, not one twice: otherwise what is set in the encoder would be set in the decoder too.
     model["local"] = preset in OWN
     return {"model": model | {"encoder": transformer(**half), "decoder": transformer(**half)}} | objective

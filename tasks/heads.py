@@ -205,8 +205,8 @@ class HeadsTask(DynamicsTask):
         del step, train
         dynamics_rng, context_rng = jax.random.split(rng)
         spatial = jax.lax.stop_gradient(self.encode(frozen["tokenizer"], batch))
-        rows = max(2, round(self.dynamics_share * len(spatial)))
-        shortcut = self.shortcut_terms(params, spatial, batch, dynamics_rng, rows)
+        rows = max(1, round(self.dynamics_share * len(spatial)))
+        shortcut = self.shortcut_terms(params, spatial, batch, dynamics_rng, rows if rows < len(spatial) else None)
         errors = self.head_errors(params, self.features(params, spatial, batch, context_rng), batch)
         means = {name: masked_mean(*errors[name]) for name in self.weights if name in errors}
         terms = {"dynamics": shortcut.flow + shortcut.bootstrap, **means}

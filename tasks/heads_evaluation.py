@@ -42,7 +42,7 @@ class HeadsEvaluation(Evaluator):
       task: the task.
       context: frames given before a dream.
       clips: held-out clips that are teacher-forced.
-      dreams: held-out clips that are dreamed on.
+      dreams: of these, clips that are dreamed on; all where `clips` are fewer.
       shown: clips in the figure of rewards over time.
       every: steps between two evaluations.
     """
@@ -54,9 +54,8 @@ class HeadsEvaluation(Evaluator):
         for name, value in (("context", context), ("clips", clips), ("dreams", dreams), ("shown", shown)):
             if value < 1:
                 raise ValueError(f"evaluation.{name} must be at least 1, got {value}")
-        self.task, self.context, self.clips, self.dreams, self.shown, self.every = (
-            task, context, clips, dreams, shown, every,
-        )  # fmt: skip
+        self.task, self.context, self.clips, self.shown, self.every = task, context, clips, shown, every
+        self.dreams = min(dreams, clips)
         self.numbers = [n for n in (1, 2, 8) if n <= task.heads.distances]
         self.knows_floor = hasattr(task.environment, "behavior_entropy")
         self.comparisons = (

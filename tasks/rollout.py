@@ -32,7 +32,7 @@ class Dreamer(Protocol):
           rng: a key; every entry is to use the same one.
 
         Returns:
-          `k4`, the dreams that are shown, as they are made when an agent learns in them; and, where there are such,
+          `k4`, the dreams that are shown, in as many steps a frame as the task samples with; and, where there are such,
           `finest` (the best that the model can do), `shuffled` (those of `k4` under `shuffled_after(actions)`) and
           `ceiling` (the truth as the model would show it).
         """

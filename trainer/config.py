@@ -97,8 +97,8 @@ def base_config() -> ConfigDict:
           config = base_config()
           config.name = f"tokenizer-{preset}"
           config.steps = 2_000 if preset == "cpu" else 2
-          config.task = {"target": "tasks.tokenizer:TokenizerTask", "width": 128}
-          config.data = {"target": "datasets.pipeline:Videos", "batch_size": 8}
+          config.task = {"target": "my_task:MyTask", "width": 128}
+          config.data = {"target": "tfds", "name": "my_data", "split": "train", "batch_size": 8, "length": 16}
           return config
     """
     return ConfigDict(_defaults(SCHEMA), convert_dict=True)

@@ -1,4 +1,5 @@
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -46,12 +47,13 @@ def fakes(tmp_path, monkeypatch):
         return run
 
     monkeypatch.setattr(ablations, "train", train)
+    monkeypatch.setattr(ablations, "commit_of", lambda folder: f"abc{len(started)}")
     return tmp_path, started
 
 
 def test_rows_are_trained_on_the_demo_and_land_in_the_recipe(fakes):
     folder, started = fakes
-    about = ["--machine=two cores", "--commit=abc", f"--logs={folder}"]
+    about = ["--machine=two cores", f"--logs={folder}"]
     assert ablations.main(["--only=dynamics", "--only=ramp", *about]) == 0
     assert [name for _, name, _ in started] == ["dynamics-0", "dynamics-1", "ramp-0", "ramp-1"]
     fields = started[-1][2]
@@ -63,12 +65,14 @@ def test_rows_are_trained_on_the_demo_and_land_in_the_recipe(fakes):
     assert text.endswith("after\n")
     assert "old" not in text
     assert "| ramp 0.9 | 2.000, 2.250 | 2.000, 2.250 |" in text  # the last value of each seed
+    for row, commit in (("ramp 0.9", "abc2"), ("the preset", "abc4")):  # each keeps the commit that it was measured at
+        assert re.search(rf"^\| {row} \|.*\| {commit} \|$", text, re.MULTILINE)
     assert text.index("| tokenizer, 300 steps |") < text.index("| dynamics, 800 steps |")
 
 
 def test_a_run_that_fails_says_where_its_output_is(tmp_path, monkeypatch, capfd):
     monkeypatch.setattr(ablations, "RESULTS", tmp_path / "ablations.json")
-    arguments = ["--only=ramp", f"--logs={tmp_path}", "--machine=two cores", "--commit=abc"]
+    arguments = ["--only=ramp", f"--logs={tmp_path}", "--machine=two cores"]
     monkeypatch.setattr("sys.executable", "false")
     assert ablations.main(arguments) == 1
     assert str(Path("ablations") / "ramp-0.log") in capfd.readouterr().err

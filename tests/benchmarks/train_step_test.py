@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import numpy as np
 import pytest
@@ -33,6 +35,14 @@ def test_batches_have_the_long_shape_only():
     assert [batch["frames"].shape[:2] for batch in product.batches(trainer, 3)] == [(4, 8)] * 3
 
 
+def test_batches_are_what_updates_see():
+    config = product.load("dynamics", dataclasses.replace(QUICK, overrides=(("task.cache_latents", "true"),)))
+    assert config.data.split == product.FEW
+    (batch,) = product.batches(product.make_trainer(config), 1)
+    assert batch["latents"].shape[:2] == (4, 16)
+    assert "frames" not in batch
+
+
 def test_rows_are_the_configs_own_but_at_the_reference_sizes():
     def rows(**options):
         return product.load("dynamics", Options(**options)).data.batch_size
@@ -52,6 +62,12 @@ def test_upstream_parameters_are_initialised_and_handed_on():
     ]
     assert sum(float(np.abs(leaf).max()) == 0 for leaf in kernels) == 1  # the readout alone starts at zero
     assert len(kernels) > 20
+
+
+def test_the_pipeline_reads_a_share_of_a_data_set_that_is_named_in_part(monkeypatch):
+    monkeypatch.setattr(data_pipeline, "SHARE", "[:50%]")
+    found = data_pipeline.measure(dataclasses.replace(QUICK, overrides=(("data.split", "train[:20]"),)))
+    assert found["frames_per_s"] > 0
 
 
 def test_the_pipelines_figures_agree():

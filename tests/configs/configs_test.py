@@ -157,6 +157,13 @@ def test_the_reference_preset_has_the_published_sizes(name):
     assert config["data.name"] == config["eval_data.name"] == "bouncing_square/reference"
 
 
+@pytest.mark.parametrize("group", ["data", "eval_data"])
+def test_episodes_that_are_too_short_can_be_left_out_as_their_error_says(group):
+    config = load_config("configs/tokenizer.py:cpu")
+    override(config, f"{group}.skip_short", "true")
+    assert plugins.build(config[group], "data").skip_short
+
+
 def test_the_reference_dynamics_has_eight_spatial_tokens_of_64_channels():
     config = load_config("configs/dynamics.py:reference")
     below, packing = load_config(config.upstream.tokenizer.config).task.model, config.task.model.packing

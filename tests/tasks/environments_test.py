@@ -1,9 +1,12 @@
 import pytest
 from hand_made import Counting
 
+from datasets.bouncing_square.rules import REFERENCE
 from models.actions import action_space
 from tasks.environments import check_environment, make_environment
+from trainer.config import load_config
 from trainer.errors import ConfigError
+from trainer.overrides import override
 
 FOUR = {"kind": "categorical", "size": 4}
 
@@ -16,6 +19,13 @@ def test_an_environment_by_its_name_and_by_where_it_is():
     assert make_environment({"target": "hand_made:Counting", "time_limit": None}).time_limit == 1000
     assert make_environment({}) is None
     assert make_environment({"target": None, "variant": None}) is None
+
+
+def test_a_config_takes_an_environment_without_variants():
+    config = load_config("configs/heads.py:cpu")
+    assert make_environment(config.task.environment).variant == REFERENCE
+    override(config, "task.environment.target", "hand_made:Counting")
+    assert isinstance(make_environment(config.task.environment), Counting)
 
 
 @pytest.mark.parametrize(

@@ -233,6 +233,15 @@ def test_figures_of_heads_computed_by_hand():
         assert evaluate(task, knowing(-1, -1), batches).scalars[f"heads/{name}"] > 1
 
 
+def test_no_more_clips_are_dreamed_on_than_are_measured():
+    batches = [story((0, 2, 4, 6), 9), story((9, 11, 3, 5), 9)]
+    many, all_of_them = (
+        evaluate(story_heads(evaluation={"context": 3, "clips": 6, "dreams": dreams}), UNSURE, batches).scalars
+        for dreams in (64, 6)
+    )
+    assert many == all_of_them
+
+
 def test_along_dreams_only_what_is_known_and_relevant_counts():
     task = story_heads(evaluation={"context": 3, "clips": 4, "dreams": 4})
     batch = story((0, 2, 4, 6), 9)
