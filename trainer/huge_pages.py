@@ -1,9 +1,11 @@
 """Memory that stays and comes in large pages: on CPUs, half of a step can go into handing out small ones.
 
 XLA asks for a step's temporary memory anew at every step, gigabytes in pieces of 4 KiB, each of which costs a fault.
-Large pages make the faults few; one arena that never gives memory back makes them end after the first steps.
+Large pages make the faults few; one arena that never gives memory back makes them end after the first steps, and
+before the first one where somebody asks for that memory while the step is made ready.
 """
 
+import ctypes
 import os
 import platform
 import sys
@@ -13,6 +15,7 @@ _TUNABLE = "glibc.malloc.hugetlb"
 # Other arenas than the first, and everything that is mapped, would go back to the kernel when it is freed.
 _KEPT = {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
 TUNABLES = ":".join([f"{_TUNABLE}=1", *(f"glibc.malloc.{name}={value}" for name, value in _KEPT.items())])
+_PAGE, _POPULATE_WRITE = 4096, 23  # MADV_POPULATE_WRITE
 _KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -30,6 +33,24 @@ def restart_with_huge_pages() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
+
+
+def have_ready(size: int) -> None:
+    """Takes `size` bytes from the kernel now and frees them: what is asked for next finds them there, without a fault.
+
+    Does nothing but where freed memory is kept (`TUNABLES`) and the kernel can do it (Linux 5.14).
+    """
+    if sys.platform != "linux" or "trim_threshold" not in os.environ.get("GLIBC_TUNABLES", ""):
+        return
+    libc = ctypes.CDLL(None)  # calls let go of the interpreter's lock
+    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+    libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
+    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
+    place = libc.malloc(size)
+    if place:
+        first = -(-place // _PAGE) * _PAGE
+        libc.madvise(first, max(0, place + size - first) // _PAGE * _PAGE, _POPULATE_WRITE)
+        libc.free(place)
 
 
 def _would_help() -> bool:

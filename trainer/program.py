@@ -19,6 +19,7 @@ from trainer.collectives import count_collectives
 from trainer.errors import ConfigError
 from trainer.flops import count_flops
 from trainer.hardware import expected
+from trainer.huge_pages import have_ready
 from trainer.kinds import name_of
 from trainer.metrics import StepMetrics
 from trainer.optimizers import check_transformation
@@ -75,6 +76,8 @@ class Program:
     def compile_ahead(self, example: Batch) -> Callable[[], None]:
         """Starts to compile the update on batches like `example`, beside whatever else a start has to do.
 
+        On CPUs it asks for the update's memory, too.
+
         Returns:
           A function that waits until it is done. The first update then finds it compiled; where that failed, it tries
           again, and tells why.
@@ -83,7 +86,9 @@ class Program:
 
         def compile_it() -> None:
             with contextlib.suppress(Exception):
-                traced.lower().compile()
+                compiled = traced.lower().compile()
+                if jax.default_backend() == "cpu":
+                    have_ready(compiled.memory_analysis().temp_size_in_bytes)
 
         if jax.process_count() > 1:  # all of them compile one thing after the other, in one order
             return lambda: None
