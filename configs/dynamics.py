@@ -90,4 +90,4 @@ def _schedule(preset: str) -> dict[str, Any]:
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
     if preset == "gpu":
         return {"steps": 3_000, "log_every": 50, "eval_every": 1_000, "checkpoint_every": 1_000, "eval_batches": 4}
-    return {"steps": 15_000, "log_every": 100, "eval_every": 7_500, "checkpoint_every": 1_000, "eval_batches": 2}
+    return {"steps": 11_500, "log_every": 100, "eval_every": 5_750, "checkpoint_every": 1_000, "eval_batches": 2}

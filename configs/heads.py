@@ -80,4 +80,4 @@ def _schedule(preset: str) -> dict[str, Any]:
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
     if preset == "gpu":
         return {"steps": 1_000, "log_every": 50, "eval_every": 500, "checkpoint_every": 500, "eval_batches": 4}
-    return {"steps": 1_500, "log_every": 50, "eval_every": 750, "checkpoint_every": 250, "eval_batches": 2}
+    return {"steps": 2_400, "log_every": 50, "eval_every": 1_200, "checkpoint_every": 250, "eval_batches": 2}

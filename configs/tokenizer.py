@@ -79,4 +79,4 @@ def _schedule(preset: str) -> dict[str, Any]:
         return {"steps": 20, "log_every": 5, "eval_every": 0, "checkpoint_every": 10, "eval_batches": 1}
     if preset == "gpu":
         return {"steps": 5_000, "log_every": 50, "eval_every": 1_000, "checkpoint_every": 1_000, "eval_batches": 4}
-    return {"steps": 5_500, "log_every": 50, "eval_every": 2_750, "checkpoint_every": 300, "eval_batches": 2}
+    return {"steps": 4_500, "log_every": 50, "eval_every": 2_250, "checkpoint_every": 300, "eval_batches": 2}
