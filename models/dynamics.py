@@ -101,12 +101,12 @@ class Prediction(NamedTuple):
     """What a pass of the dynamics gives.
 
     Attributes:
-      latents: the predicted clean latents ẑ1.
+      latents: the predicted clean latents ẑ1; None where features alone were asked for.
       features: outputs h of the agent tokens, for policy, reward and value; None where no task was given.
       cache: the past with these frames written; None without a cache, or where no task was given to a model of tasks.
     """
 
-    latents: Float[Array, "B T M Y"]
+    latents: Float[Array, "B T M Y"] | None
     features: Float[Array, "B T D"] | None
     cache: Cache | None
 
@@ -161,6 +161,7 @@ class Dynamics(nnx.Module):
         labelled: Bool[Array, "B T"],
         *,
         task: Int[Array, " B"] | None = None,
+        features_only: bool = False,
         independent: Bool[Array, " B"] | None = None,
         cache: Cache | Past | Memory | None = None,
     ) -> Prediction:
@@ -174,6 +175,7 @@ class Dynamics(nnx.Module):
           labelled: frames whose action is known.
           task: whose features are wanted, 0 … tasks - 1; None to leave the agent token out. NaN features follow from
             an id that does not exist.
+          features_only: where a task is given, predict no latents: the last layer then computes the agent token alone.
           independent: rows of unrelated frames.
           cache: the past, of `init_cache`; for passes that write nothing also as `recall` or `remember` gives it.
 
@@ -190,16 +192,19 @@ class Dynamics(nnx.Module):
             agent = jnp.broadcast_to(agent, (*noisy.shape[:2], *agent.shape[2:]))
             tokens = jnp.concatenate([tokens, agent], axis=2)
         first, count = self.layout.slice("spatial").start, self.config.spatial_tokens
-        wanted = slice(first, first + count) if task is None else slice(first, None)  # the agent token is the last one
+        wanted = slice(first, first + count)
+        if task is not None:  # the agent token is the last one
+            wanted = slice(tokens.shape[2] - 1 if features_only else first, None)
         out, cache = self.transformer(tokens, wanted=wanted, independent=independent, cache=cache)
+        if previous is not None and cache is not None:
+            cache = cache._replace(previous=noisy[:, -1:])
+        features = None if task is None else out[:, :, -1].astype(jnp.float32)
+        if task is not None and features_only:
+            return Prediction(None, features, cache)
         latents = self.spatial_out(out[:, :, :count].astype(jnp.float32))
         if self.config.prediction == "v":
             latents = noisy + (1 - signal / self.config.max_steps)[..., None, None] * latents
-        if previous is not None:
-            latents = previous + latents
-            cache = None if cache is None else cache._replace(previous=noisy[:, -1:])
-        features = None if task is None else out[:, :, -1].astype(jnp.float32)
-        return Prediction(latents, features, cache)
+        return Prediction(latents if previous is None else previous + latents, features, cache)
 
     def init_cache(self, batch: int) -> Cache:
         """The empty past of `batch` streams."""

@@ -51,7 +51,7 @@ def observe(
       independent: rows of unrelated frames.
     """
     finished = _finished(model, latents, rng, sampler)
-    out = model(*finished, actions, labelled, task=task, independent=independent, cache=cache)
+    out = model(*finished, actions, labelled, task=task, features_only=True, independent=independent, cache=cache)
     return out.features, out.cache
 
 

@@ -108,6 +108,16 @@ def test_features_of_a_stream_are_those_of_the_whole_clip():
     assert_close(features, whole.features)
 
 
+def test_features_alone_are_the_same_and_leave_the_same_past():
+    cache = stream(1)[1]
+    one = jax.tree.map(lambda a: a[:, :1], INPUTS)
+    alone = bind(make, PARAMS)(**one, task=jnp.array([1, 2]), features_only=True, cache=cache)
+    both = run([1, 2], cache=cache, **one)
+    assert alone.latents is None
+    assert_close(alone.features, both.features)
+    jax.tree.map(assert_close, alone.cache, both.cache)
+
+
 def test_features_reach_the_task_in_the_gradient_and_dreams_do_not():
     @jax.jit
     @jax.jacrev

@@ -38,7 +38,7 @@ class Spy:
         self.config, self.init_cache, self.recall = CONFIG, model().init_cache, model().recall
         self.predict, self.passes = predict, []
 
-    def __call__(self, noisy, signal, halvings, actions, labelled, *, task=None, independent=None, cache):
+    def __call__(self, noisy, signal, halvings, actions, labelled, *, cache, **others):
         self.passes.append((np.asarray(signal), np.asarray(halvings), np.asarray(noisy), np.asarray(actions)))
         written = cache._replace(length=cache.length + noisy.shape[1]) if isinstance(cache, Cache) else None
         return Prediction(self.predict(noisy), None, written)

@@ -90,7 +90,7 @@ class HandMadeDynamicsTask(DynamicsTask):
         self._predict = predict
 
     def model(self, params):
-        def apply(noisy, signal, halvings, actions, labelled, *, task=None, independent=None, cache=None):
+        def apply(noisy, signal, halvings, actions, labelled, *, independent=None, cache=None, **others):
             out = self._predict(self.config, params, noisy, halvings, actions, labelled, independent, cache)
             return Prediction(out, None, noisy[:, -1:])  # the past of a frame is the frame before
 

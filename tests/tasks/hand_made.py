@@ -113,8 +113,8 @@ class KnowingDynamics:
     def init_cache(self, batch):
         return jnp.zeros((batch, 1, self.config.spatial_tokens, self.config.spatial_channels))
 
-    def __call__(self, noisy, signal, halvings, actions, labelled, *, task=None, independent=None, cache=None):
-        del signal, halvings, independent
+    def __call__(self, noisy, signal, halvings, actions, labelled, *, task=None, cache=None, **others):
+        del signal, halvings, others
         move = jnp.where(labelled, as_components(actions, self.config.actions)["move"], 0)
         unit = self.config.latent_scale / 255
         predicted = noisy if cache is None else cache + unit * move[..., None, None]
