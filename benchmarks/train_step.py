@@ -12,6 +12,7 @@ from benchmarks.machine import memory_figures
 from benchmarks.options import Options
 from benchmarks.roofline import XlaCost, roofline, xla_cost
 from benchmarks.timing import seconds_of, time_steps
+from tasks.latents import rows_and_frames
 from trainer.device_rate import utilization
 
 BATCHES = 4  # different ones, taken in turn
@@ -51,7 +52,7 @@ def measure(name: str, options: Options) -> dict[str, Any]:
     figures = {
         "config": f"configs/{name}.py:{options.preset}",
         "overrides": dict(options.overrides),
-        "batch": list(batches[0]["frames"].shape[:2]),
+        "batch": list(rows_and_frames(batches[0])),
         "precision": program.precision,
         "devices": len(devices),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(program.state.params)),

@@ -43,6 +43,12 @@ def test_batches_are_what_updates_see():
     assert "frames" not in batch
 
 
+def test_a_step_on_latents_is_measured():
+    latents = (*QUICK.overrides, ("task.cache_latents", "true"))
+    found = BENCHMARKS["dynamics_train_step"](dataclasses.replace(QUICK, overrides=latents))
+    assert (found["batch"], found["frames_per_step"]) == ([4, 16], 64)
+
+
 def test_rows_are_the_configs_own_but_at_the_reference_sizes():
     def rows(**options):
         return product.load("dynamics", Options(**options)).data.batch_size
