@@ -12,7 +12,7 @@ from benchmarks.machine import memory_figures
 from benchmarks.options import Options
 from benchmarks.roofline import XlaCost, roofline, xla_cost
 from benchmarks.timing import seconds_of, time_steps
-from tasks.latents import rows_and_frames
+from tasks.batches import rows_and_frames
 from trainer.device_rate import utilization
 
 BATCHES = 4  # different ones, taken in turn

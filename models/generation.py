@@ -28,6 +28,13 @@ class Sampler:
     steps: int = 4
     context_signal: int | None = None
 
+    def check(self, finest: int) -> None:
+        """Raises ValueError where this does not fit a model's grid of levels, whose `max_steps` is `finest`."""
+        if self.steps < 1 or finest % self.steps:
+            raise ValueError(f"sampler.steps must divide model.max_steps={finest}, got {self.steps}")
+        if self.context_signal is not None and not 0 < self.context_signal <= finest:
+            raise ValueError(f"sampler.context_signal must be in 1 … {finest}, got {self.context_signal}")
+
 
 def observe(
     model: Dynamics, cache: Cache | None, latents: Float[Array, "B T M Y"], actions: Any, labelled: Bool[Array, "B T"],
@@ -110,11 +117,7 @@ def generate(
     Raises:
       ValueError: `sampler` does not fit the model's grid of levels, or the actions are not one per frame.
     """
-    finest = model.config.max_steps
-    if sampler.steps < 1 or finest % sampler.steps:
-        raise ValueError(f"sampling steps must divide the model's max_steps={finest}, got {sampler.steps}")
-    if sampler.context_signal is not None and not 0 < sampler.context_signal <= finest:
-        raise ValueError(f"context_signal must be in 1 … {finest}, got {sampler.context_signal}")
+    sampler.check(model.config.max_steps)
     batch, past = context.shape[:2]
     frames = labelled.shape[1]
     lengths = {a.shape[1] for a in jax.tree.leaves(actions)}

@@ -18,7 +18,7 @@ from models.imagination import Actions, Moment, Policy, Rollout, WorldModel, rol
 from models.returns import alive
 from models.tokenizer import to_float
 from tasks import figures, pictures
-from tasks.heads_evaluation import require_features
+from tasks.batches import first_rows, require_features
 from trainer import hosts
 from trainer.errors import ConfigError
 from trainer.state import PyTree
@@ -202,7 +202,7 @@ class Control(Evaluator):
         """Raises ConfigError where held-out clips have no actions, or are shorter than a context."""
         if example is None:
             return
-        require_features(example, ("actions",), "eval_data")
+        require_features(example, ("actions",), "eval_data", "contexts of imagined returns need actions")
         if example["frames"].shape[1] < self.task.context:
             raise ConfigError(
                 f"a context has {self.task.context} frames, and held-out clips have {example['frames'].shape[1]}: set "
@@ -272,13 +272,11 @@ class Control(Evaluator):
                 scalars["control/normalized_return_cloned"] = (means[CLONED] - means[RANDOM]) / span
             scalars["control/normalized_return_greedy"] = (scalars["control/return_greedy"] - means[RANDOM]) / span
         imagined: list[np.ndarray] = []
-        for index, batch in enumerate(batches):
+        for index, batch, take in first_rows(batches, self.contexts):
             key = jax.random.fold_in(imagine_rng, index)
-            imagined.extend(hosts.whole(self._imagine(params, frozen, batch, key)))
-            if len(imagined) >= self.contexts:
-                break
+            imagined.extend(hosts.whole(self._imagine(params, frozen, batch, key))[:take])
         if imagined:
-            scalars["control/imagined_return"] = float(np.mean(imagined[: self.contexts]))
+            scalars["control/imagined_return"] = float(np.mean(imagined))
         return Evaluation(
             scalars=scalars,
             images={

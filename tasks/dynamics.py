@@ -17,9 +17,11 @@ from models.dynamics import Dynamics, DynamicsConfig, pack, unpack
 from models.generation import Sampler, generate, remember
 from models.shortcut import ShortcutConfig, ShortcutLoss, shortcut_loss
 from models.tokenizer import to_float
-from tasks.latents import LatentData, rows_and_frames
+from tasks.batches import rows_and_frames
+from tasks.latents import LatentData
 from tasks.rollout import Rollout, shuffled_after
 from tasks.tokenizer import TokenizerTask
+from trainer import hosts
 from trainer.data import DataSource
 from trainer.errors import ConfigError, DataError
 from trainer.sharding import split_rows
@@ -128,10 +130,12 @@ class DynamicsTask(Task):
     def _check_sampler(self) -> None:
         """Raises ValueError now for what would otherwise show at the first rollout, after hours of training."""
         finest, steps, signal = self.config.max_steps, self.sampler.steps, self.sampler.context_signal
-        if steps < 1 or finest % steps:
-            raise ValueError(f"sampler.steps must divide model.max_steps={finest}, got {steps}")
-        if signal is not None and not 0 < signal <= finest:
-            raise ValueError(f"sampler.context_signal must be in 1 … {finest}, got {signal}")
+        self.sampler.check(finest)
+        if steps != finest and not self.objective.bootstrap_share:
+            hosts.say(
+                f"Without bootstrap (objective.bootstrap_share = 0) only steps of 1/{finest} are trained: dreams in "
+                f"sampler.steps = {steps} steps go by a label that the model has never seen. {finest} steps do not."
+            )
         if self.objective.forcing == "teacher":
             return  # whatever the sampler gives past frames at, training does
         if signal in (None, finest) and not 0 < self.objective.clean_share < 1:

@@ -17,10 +17,10 @@ from models.generation import observe
 from models.heads import ContinueHead, HeadsConfig, PolicyHead, TwoHotHead, ahead, masked_mean, within
 from models.imagination import WorldModel
 from models.normalization import RunningRms, init_rms, normalize
+from tasks.batches import require_features, rows_and_frames
 from tasks.dynamics import DynamicsTask
 from tasks.environments import check_environment, make_environment
-from tasks.heads_evaluation import HeadsEvaluation, require_features
-from tasks.latents import rows_and_frames
+from tasks.heads_evaluation import HeadsEvaluation
 from trainer import hosts
 from trainer.errors import ConfigError, DataError
 from trainer.task import Batch, Evaluator, LossOutput, Upstream
@@ -80,7 +80,7 @@ class HeadsTask(DynamicsTask):
             own |= dataclasses.asdict(fields) | given  # type: ignore[call-overload]
         if not base.config.actions:
             raise ConfigError(f"the dynamics of {dynamics.run} has no action space, so there is nothing to clone.")
-        require_features(example, ("rewards", "actions"), "data")
+        require_features(example, ("rewards", "actions"), "data", "heads are learned by actions and rewards")
         config: DynamicsConfig = dataclasses.replace(base.config, tasks=self.tasks)
         self.tokenizer_run = base.tokenizer_run
         self._adopt(base.tokenizer, dynamics.frozen["tokenizer"], config, example, dynamics.run)

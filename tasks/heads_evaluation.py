@@ -11,22 +11,13 @@ from models import distributions, functional
 from models.actions import as_components
 from models.imagination import Actions, Moment, roll_out
 from tasks import figures
+from tasks.batches import first_rows, require_features
 from trainer import hosts
 from trainer.errors import ConfigError
 from trainer.task import Batch, Comparison, Evaluation, Evaluator
 
 if TYPE_CHECKING:
     from tasks.heads import HeadsTask
-
-
-def require_features(example: Batch, names: Iterable[str], group: str) -> None:
-    """Raises ConfigError where batches of the config's `group` (data, eval_data) lack one of the features."""
-    for name in names:
-        if name not in example:
-            raise ConfigError(
-                f"heads are learned and judged by actions and rewards, and {group} has no {name}. Name the feature "
-                f"that holds them, as in --config.{group}.keys.{name}=FEATURE, or other data."
-            )
 
 
 class HeadsEvaluation(Evaluator):
@@ -77,7 +68,7 @@ class HeadsEvaluation(Evaluator):
         """Raises ConfigError where held-out clips are no longer than the context, or lack actions or rewards."""
         if example is None:
             return
-        require_features(example, ("rewards", "actions"), "eval_data")
+        require_features(example, ("rewards", "actions"), "eval_data", "heads are judged by actions and rewards")
         if example["frames"].shape[1] <= self.context:
             raise ConfigError(
                 f"heads are evaluated along dreams after {self.context} frames, but held-out clips have "
@@ -138,17 +129,15 @@ class HeadsEvaluation(Evaluator):
         dreamed: list[dict[str, np.ndarray]] = []
         truth: list[np.ndarray] = []
         count, length, tokenizer = 0, 0, frozen["tokenizer"]
-        for index, batch in enumerate(batches):
-            key, rows, length = jax.random.fold_in(rng, index), *batch["frames"].shape[:2]
+        for index, batch, take in first_rows(batches, self.clips):
+            key, length = jax.random.fold_in(rng, index), batch["frames"].shape[1]
             out = hosts.whole(self._forced(params, tokenizer, batch, key))
-            forced.append({name: value[: self.clips - count] for name, value in out.items()})
+            forced.append({name: value[:take] for name, value in out.items()})
             if count < self.dreams:
                 out = hosts.whole(self._dreamed(params, tokenizer, batch, key))
                 truth.append(hosts.whole(batch["rewards"])[: self.dreams - count])
                 dreamed.append({name: value[: self.dreams - count] for name, value in out.items()})
-            count += rows
-            if count >= self.clips:
-                break
+            count += take
         if not forced:
             return Evaluation()
         total = {name: np.concatenate([out[name] for out in forced]).sum(axis=0) for name in forced[0]}

@@ -13,15 +13,13 @@ from models.heads import HeadsConfig, PolicyHead, TwoHotHead, masked_mean
 from models.imagination import Actions, AgentView, Moment, Policy, Rollout, World, WorldModel, roll_out
 from models.pmpo import pmpo, reinforce
 from models.returns import alive, lambda_returns
+from tasks.batches import rows_and_frames
 from tasks.control import Control, WorldModelEyes, returns
 from tasks.environments import check_environment, make_environment
 from tasks.heads import HeadsTask
-from tasks.latents import rows_and_frames
 from trainer.data import DataSource
 from trainer.errors import ConfigError
-from trainer.state import TrainState
-from trainer.task import Batch, Evaluator, LossOutput, Metrics, Task, Upstream
-from trainer.update import Update
+from trainer.task import Batch, Evaluator, LossOutput, Task, Upstream
 
 POLICY_LOSSES = ("pmpo", "reinforce")
 
@@ -212,7 +210,9 @@ class ImaginationRLTask(Task):
         rollout = roll_out(world, start, policy, rng, horizon or self.horizon, pictures=self.train_transformer)
         return jax.lax.stop_gradient(rollout)
 
-    def reread(self, reader: WorldModel, frozen: Mapping[str, Any], batch: Batch, rollout: Rollout) -> jax.Array:
+    def reread(
+        self, reader: WorldModel, frozen: Mapping[str, Any], batch: Batch, rollout: Rollout, rng: jax.Array
+    ) -> jax.Array:
         """Features [B, H + 1, D] of a rollout's states, read again from its frames, in one pass: with a gradient.
 
         Args:
@@ -220,29 +220,31 @@ class ImaginationRLTask(Task):
           frozen: for the tokenizer.
           batch: the contexts that `rollout` started from.
           rollout: from `imagine`.
+          rng: a key, used where the context level is a noisy one.
         """
         assert rollout.pictures is not None
         latents, actions, labelled = self._contexts(frozen, batch)
         latents = jnp.concatenate([latents, rollout.pictures[:, 1:]], axis=1)
         actions = jax.tree.map(lambda past, new: jnp.concatenate([past, new], axis=1), actions, rollout.actions)
         labelled = jnp.pad(labelled, [(0, 0), (0, rollout.rewards.shape[1])], constant_values=True)
-        features, _ = observe(
-            reader.dynamics, None, latents, actions, labelled, jax.random.key(0), reader.sampler, task=reader.task
-        )
+        features, _ = observe(reader.dynamics, None, latents, actions, labelled, rng, reader.sampler, task=reader.task)
         assert features is not None
         return features[:, self.context - 1 :]
 
     def learn(
-        self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, rollout: Rollout
+        self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, rollout: Rollout, rng: jax.Array
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """`objective` of a rollout from the batch; where the transformer is trained, it is what reads the frames."""
+        """`objective` of a rollout from the batch; where the transformer is trained, it is what reads the frames.
+
+        Agent and prior then read the same frames, under the noise of `rng` where the context level is a noisy one.
+        """
         prior, starts = frozen["heads"]["policy"], self.goes_on(batch)
         if not self.train_transformer:
             return self.objective(params, prior, rollout, starts)
         reader = self.reader(params, frozen, len(rollout.rewards))
         world = self.heads.world_model(frozen["heads"], reader.task)
-        cloned = jax.lax.stop_gradient(self.reread(world, frozen, batch, rollout))
-        rollout = rollout._replace(features=self.reread(reader, frozen, batch, rollout))
+        cloned = jax.lax.stop_gradient(self.reread(world, frozen, batch, rollout, rng))
+        rollout = rollout._replace(features=self.reread(reader, frozen, batch, rollout, rng))
         return self.objective(params, prior, rollout, starts, cloned)
 
     def goes_on(self, batch: Batch) -> jax.Array:
@@ -294,32 +296,17 @@ class ImaginationRLTask(Task):
             "imagined_reward": masked_mean(rollout.rewards, weight > 0.5),
         }
 
-    def train_step(
-        self, state: TrainState, frozen: Mapping[str, Any], batch: Batch, update: Update
-    ) -> tuple[TrainState, Metrics]:
-        """One rollout, then one update on it; of the value alone at first, see `value_warmup`."""
-
-        def objective(params: functional.Params, part: Batch, rng: jax.Array, extra: Any) -> Any:
-            rollout = self.imagine(params, frozen, part, rng)
-            loss, metrics = self.learn(params, frozen, part, rollout)
-            loss = jnp.where(state.step < self.value_warmup, metrics["value"], loss)
-            imagined = masked_mean(returns(rollout), self.goes_on(part) > 0.5)
-            return loss, ({**metrics, "imagined_return": imagined}, extra)
-
-        rng = jax.random.fold_in(state.rng, state.step)
-        grads, metrics, extra = update.gradients(objective, state.params, batch, rng, state.extra)
-        state, more = update.apply(state, grads, extra)
-        return state, {**metrics, **more}
-
     def loss(
         self, params: functional.Params, frozen: Mapping[str, Any], batch: Batch, *, rng: jax.Array, step: jax.Array,
         extra: Any, train: bool,
     ) -> LossOutput:  # fmt: skip
-        """The same on held-out contexts."""
-        del step, train
+        """Rollouts from a batch's contexts, and the loss on them; of the value alone at first, see `value_warmup`."""
         rollout = self.imagine(params, frozen, batch, rng)
-        loss, metrics = self.learn(params, frozen, batch, rollout)
-        return LossOutput(loss, metrics, extra)
+        loss, metrics = self.learn(params, frozen, batch, rollout, jax.random.fold_in(rng, 2))  # 0, 1: the rollout's
+        if train:
+            loss = jnp.where(step < self.value_warmup, metrics["value"], loss)
+        imagined = masked_mean(returns(rollout), self.goes_on(batch) > 0.5)
+        return LossOutput(loss, {**metrics, "imagined_return": imagined}, extra)
 
     @property
     def actions(self) -> ActionSpace:

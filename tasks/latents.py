@@ -5,7 +5,6 @@ import fcntl
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ import numpy as np
 from datasets.pipeline import TfdsData
 from models import functional
 from models.tokenizer import Tokenizer, to_float
+from trainer import hosts
 from trainer.errors import DataError
-from trainer.task import Batch
 
 FRAMES, ROWS, CPU_ROWS = 64, 16, 2  # encoded at a time: so many frames of so many episodes, few where caches are small
 FLUSH_EVERY = 1024  # episodes, after which a restart can go on from there
@@ -101,7 +100,7 @@ class LatentData:
         try:
             np.load(file, mmap_mode="r"), np.load(self.folder / _STARTS)
         except (OSError, ValueError, EOFError):
-            _say(f"{file} is damaged: encoding it again")
+            hosts.say(f"{file} is damaged: encoding it again")
             return False
         return True
 
@@ -127,7 +126,7 @@ class LatentData:
             if numbers.stop // FLUSH_EVERY > first // FLUSH_EVERY:
                 out.flush()
                 done_file.write_text(str(numbers.stop))
-                _say(f"encoding {episodes.label}: {numbers.stop} of {len(lengths)} episodes")
+                hosts.say(f"encoding {episodes.label}: {numbers.stop} of {len(lengths)} episodes")
         out.flush()
         del out
         os.replace(unfinished, self.folder / f"{name}.npy")
@@ -152,11 +151,6 @@ class _Encoded:
     def _read(self, index: int, name: str) -> dict[str, Any]:
         rest = {key: value for key, value in self._episodes[index].items() if key != "frames"}
         return {**rest, "latents": self._arrays[name][self._starts[index] : self._starts[index + 1]]}
-
-
-def rows_and_frames(batch: Batch) -> tuple[int, int]:
-    """B and T of a batch with frames or their latents."""
-    return batch["latents" if "latents" in batch else "frames"].shape[:2]
 
 
 def _about(source: TfdsData, model: Tokenizer, params: functional.Params) -> dict[str, Any]:
@@ -213,7 +207,3 @@ def _encoder(tokenizer: Callable[[functional.Params], Tokenizer], alone: bool) -
         return (latents[: len(episode)] for latents, episode in zip(joined, episodes, strict=False))
 
     return encode
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

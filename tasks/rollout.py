@@ -10,6 +10,7 @@ import numpy as np
 from models.metrics import psnr
 from models.tokenizer import to_float
 from tasks import pictures
+from tasks.batches import first_rows
 from trainer import hosts
 from trainer.errors import ConfigError
 from trainer.state import PyTree
@@ -96,22 +97,17 @@ class Rollout(Evaluator):
     ) -> Evaluation:  # fmt: skip
         """Measures `clips` clips."""
         del extra, step
-        errors, truth, prediction, count, sizes = [], None, None, 0, []
-        for index, batch in enumerate(batches):
-            frames = hosts.whole(batch["frames"])
-            sizes.append(len(frames))
+        errors, truth, prediction, sizes = [], None, None, []
+        for index, batch, take in first_rows(batches, self.clips):
+            sizes.append(len(batch["frames"]))
             out = hosts.whole(self._rollout(params, frozen, batch, jax.random.fold_in(rng, index)))
-            take = min(len(frames), self.clips - count)
-            count += take
             if truth is None:
-                truth, prediction = frames[: self.shown], out["prediction"][: self.shown]
+                truth, prediction = hosts.whole(batch["frames"])[: self.shown], out["prediction"][: self.shown]
             errors.append({name: e[:take] for name, e in out.items() if name != "prediction"})
-            if count >= self.clips:
-                break
         if truth is None or prediction is None:
             return Evaluation()
         mse = {name: np.concatenate([e[name] for e in errors]).mean(axis=0) for name in errors[0]}
-        scalars = {"rollout/clips": float(count)}
+        scalars = {"rollout/clips": float(sum(len(e["k4"]) for e in errors))}
         scalars |= {f"rollout/psnr_{name}": float(psnr(mse[name].mean())) for name in mse if name != "shuffled"}
         horizon = len(mse["k4"])
         for t in (1, 16, 32):

@@ -12,6 +12,7 @@ from models.metrics import psnr
 from models.normalization import RunningRms, init_rms, normalize
 from models.tokenizer import Tokenizer, TokenizerConfig, from_patches, random_patch_mask, to_float, to_patches
 from tasks import pictures
+from tasks.batches import first_rows
 from trainer import hosts
 from trainer.errors import ConfigError
 from trainer.task import Batch, Comparison, Evaluation, Evaluator, LossOutput, Task, Upstream
@@ -167,16 +168,12 @@ class Reconstruction(Evaluator):
     ) -> Evaluation:  # fmt: skip
         """Measures `clips` held-out clips."""
         del frozen, extra, step
-        results, picture, count = [], None, 0
-        for index, batch in enumerate(batches):
+        results, picture = [], None
+        for index, batch, take in first_rows(batches, self.clips):
             out = hosts.whole(self._measure(params, batch, jax.random.fold_in(rng, index)))
-            take = min(len(out["mse"]), self.clips - count)
-            count += take
             results.append({name: out[name][:take] for name in ("mse", "hidden", "hidden_share")})
             if picture is None:
                 picture = self._picture(out, hosts.whole(batch["frames"]))
-            if count >= self.clips:
-                break
         if picture is None:
             return Evaluation()
         total = {name: np.concatenate([r[name] for r in results]).mean() for name in results[0]}

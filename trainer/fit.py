@@ -17,14 +17,13 @@ from trainer.device_rate import utilization
 from trainer.errors import CheckpointError, ConfigError, DataError, UserError, near_matches, with_places
 from trainer.evaluation import is_due, write_evaluation
 from trainer.feed import Fed, Feed, HeldOut, open_iterator, signature
-from trainer.metrics import Clock, StepMetrics, Window
+from trainer.metrics import RUN_AHEAD, Clock, StepMetrics, Window
 from trainer.stopping import StopFlag, StopReason
 from trainer.writers import MultiWriter
 
 if TYPE_CHECKING:
     from trainer.trainer import Trainer
 
-RUN_AHEAD = 3  # steps that the host may be ahead of the device: enough to keep it busy, few enough to stop soon
 _log = logging.getLogger(__name__)
 
 

@@ -12,6 +12,8 @@ import numpy as np
 
 from trainer.errors import ConfigError
 
+RUN_AHEAD = 3  # steps that the host may be ahead of the device: enough to keep it busy, few enough to stop soon
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)

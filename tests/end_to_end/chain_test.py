@@ -46,7 +46,7 @@ FIGURES = {
     },
     "imagination_rl-smoke": {
         "train": TRAIN | RL | {"imagined_return"},
-        "eval": {"eval/loss", *(f"eval/{name}" for name in RL)} | {
+        "eval": {"eval/loss", "eval/imagined_return", *(f"eval/{name}" for name in RL)} | {
             "control/return", "control/return_cloned", "control/return_random", "control/return_optimal",
             "control/return_greedy", "control/return_sd", "control/normalized_return",
             "control/normalized_return_cloned", "control/normalized_return_greedy", "control/imagined_return",

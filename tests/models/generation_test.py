@@ -190,9 +190,9 @@ def test_the_key_decides_the_dream(dream):
 @pytest.mark.parametrize(
     ("sampler", "message"),
     [
-        (Sampler(steps=3), "must divide the model's max_steps=8, got 3"),
-        (Sampler(steps=16), "must divide the model's max_steps=8, got 16"),
-        (Sampler(steps=0), "must divide the model's max_steps=8, got 0"),
+        (Sampler(steps=3), "must divide model.max_steps=8, got 3"),
+        (Sampler(steps=16), "must divide model.max_steps=8, got 16"),
+        (Sampler(steps=0), "must divide model.max_steps=8, got 0"),
         (Sampler(context_signal=9), "context_signal must be in 1 … 8, got 9"),
         (Sampler(context_signal=0), "context_signal must be in 1 … 8, got 0"),
     ],

@@ -27,8 +27,8 @@ from hand_made import (
 )
 
 from models.shortcut import ShortcutLoss
+from tasks.batches import require_features
 from tasks.heads import HeadsTask
-from tasks.heads_evaluation import require_features
 from trainer.errors import ConfigError, DataError
 from trainer.state import TrainState
 from trainer.update import Update
@@ -454,5 +454,6 @@ def test_values_out_of_range_are_refused(changes, message):
 
 @pytest.mark.parametrize("name", ["rewards", "actions"])
 def test_held_out_data_without_rewards_or_actions_is_refused(name):
-    with pytest.raises(ConfigError, match=f"eval_data has no {name}.*--config.eval_data.keys.{name}=FEATURE"):
-        require_features(without(story(), name), ("rewards", "actions"), "eval_data")
+    message = f"^dreams need it, and eval_data has no {name}.*--config.eval_data.keys.{name}=FEATURE"
+    with pytest.raises(ConfigError, match=message):
+        require_features(without(story(), name), ("rewards", "actions"), "eval_data", "dreams need it")

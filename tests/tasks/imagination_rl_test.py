@@ -401,13 +401,13 @@ def test_an_untrained_copy_of_the_transformer_changes_nothing():
     for name in ("features", "rewards", "continues"):
         np.testing.assert_allclose(*(getattr(rollout, name) for rollout in rollouts), rtol=1e-4, atol=1e-5)
     jax.tree.map(np.testing.assert_array_equal, rollouts[0].actions, rollouts[1].actions)
-    losses = [task.learn(params, frozen, batch, rollout) for task, params, rollout in
+    losses = [task.learn(params, frozen, batch, rollout, KEY) for task, params, rollout in
               zip((given, copied), (start, own), rollouts, strict=True)]  # fmt: skip
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), *losses)
     # Reading a dream again in one pass gives the features that the actions were chosen by, also of a changed reader.
     other = {**own, "dynamics": jax.tree.map(lambda a: a * 1.1, own["dynamics"])}
     dream = jax.jit(copied.imagine)(other, frozen, batch, KEY)
-    again = copied.reread(copied.reader(other, frozen, 2), frozen, batch, dream)
+    again = copied.reread(copied.reader(other, frozen, 2), frozen, batch, dream, KEY)
     np.testing.assert_allclose(again, dream.features, rtol=1e-3, atol=1e-4)
     assert np.abs(dream.features - rollouts[1].features).max() > 1e-2
 

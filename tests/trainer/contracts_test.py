@@ -18,7 +18,7 @@ from trainer import metrics, plugins, sharding
 from trainer.callbacks import Callback
 from trainer.checkpoints import Checkpoints
 from trainer.errors import CheckpointError, ConfigError, DataError, TrainingError
-from trainer.fit import RUN_AHEAD
+from trainer.metrics import RUN_AHEAD
 from trainer.task import Evaluation, Evaluator
 from trainer.writers import JsonlWriter, MultiWriter, Writer
 

@@ -9,11 +9,10 @@ import jax
 from trainer.callbacks.bar import Bar, fit_line, is_terminal
 from trainer.callbacks.base import Callback, Run
 from trainer.errors import ConfigError
-from trainer.metrics import StepMetrics
+from trainer.metrics import RUN_AHEAD, StepMetrics
 from trainer.writers.console import plain, say
 
 _FIGURES = 3  # of evaluations, at most
-_IN_FLIGHT = 3  # steps that the host may be ahead of the device
 
 
 @dataclasses.dataclass(kw_only=True)
@@ -114,7 +113,7 @@ class Progress(Callback):
     def _first_speed(self, run: Run) -> float:
         """Steps per second before the first log line tells."""
         step, seconds = self._begun or (run.step, 0.0)
-        done = run.step - step - _IN_FLIGHT
+        done = run.step - step - RUN_AHEAD
         return done / max(run.clock.seconds - seconds, 1e-9) if done > 0 else 0.0
 
 
