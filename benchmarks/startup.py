@@ -61,6 +61,9 @@ def measure(options: Options) -> dict[str, Any]:
         "first_step_s": starts[0],
         "first_step_warm_s": statistics.median(starts[1:]),
         "first_step_warm_s_all": starts[1:],
+        "frames_per_s": None,
+        "step_s": None,
+        "utilization": None,
         "peak_memory": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024,
     }
 

@@ -175,10 +175,11 @@ def _find(spec: str) -> tuple[Path, str | None]:
             f"{near_matches(name, config_files(), 'Configs')}"
         )
     path = Path(name).expanduser()
-    for candidate in (path,) if path.is_absolute() else tuple(root / path for root in roots()):
+    folders = roots() if path.suffix == ".py" else (Path.cwd(),)  # a run's config.json names the run's folder, too
+    for candidate in (path,) if path.is_absolute() else tuple(folder / path for folder in folders):
         if candidate.is_file():
             return candidate, preset
-    looked = " and ".join(str(root) for root in roots())
+    looked = " and ".join(str(folder) for folder in folders)
     raise ConfigError(f"no config {name!r} in {looked}. {near_matches(name, config_files(), 'Configs')}")
 
 

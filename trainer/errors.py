@@ -1,7 +1,8 @@
 """Errors that a user can mend: the command line prints their message alone, without a traceback."""
 
 import difflib
-from collections.abc import Iterable
+import inspect
+from collections.abc import Callable, Iterable
 
 
 class UserError(Exception):
@@ -40,6 +41,20 @@ def places(error: BaseException) -> list[str]:
 def with_places(error: BaseException) -> str:
     """The message of an error and, in brackets, where it was raised."""
     return str(error) + "".join(f" ({place})" for place in places(error))
+
+
+def check_fields(takes: Callable[..., object], given: Iterable[str], path: str) -> None:
+    """Raises ConfigError where `takes`, a class or function, has no argument of a name in `given`.
+
+    Args:
+      takes: what will get them.
+      given: names.
+      path: the config's group that they stand in, for the message.
+    """
+    names = list(inspect.signature(takes).parameters)
+    for name in given:
+        if name not in names:
+            raise ConfigError(f"{path} has no {name!r}. {near_matches(name, names, 'Fields')}")
 
 
 def near_matches(given: str, known: Iterable[str], what: str = "Known") -> str:

@@ -122,7 +122,7 @@ def merge_evaluators(*groups: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
     """One mapping of all.
 
     Raises:
-      ConfigError: a name is used twice, or one of them is no evaluator.
+      ConfigError: a name is used twice, one of them is no evaluator, or two give the same figure.
     """
     merged: dict[str, Evaluator] = {}
     for group in groups:
@@ -131,6 +131,14 @@ def merge_evaluators(*groups: Mapping[str, Evaluator]) -> dict[str, Evaluator]:
         for name, evaluator in group.items():
             check_kind(evaluator, "evaluators", f"evaluator {name!r} ({name_of(evaluator)})")
         merged.update(group)
+    givers: dict[str, str] = {}
+    for name, evaluator in merged.items():
+        for comparison in evaluator.comparisons:
+            if (other := givers.setdefault(comparison.metric, name)) != name:
+                raise ConfigError(
+                    f"The evaluators {other!r} and {name!r} both give {comparison.metric}, and a step has one value "
+                    f"of it. Take one of them away; the settings of a task's own are the task's."
+                )
     return merged
 
 

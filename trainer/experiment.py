@@ -145,10 +145,8 @@ def _fit(config: ConfigDict, folder: Path, flag: StopFlag, watching: Mapping[str
     trainer = _trainer(config, folder, data, eval_data, loaded, provenance, watching)
     with hosts.together():
         trainer.check()  # so that what cannot work leaves no trace
-    stopped = hosts.agree(flag.value)
-    if stopped is not None:
-        hosts.say(f"{folder.name}: stopped before its first step: {stopped.reason}; start it again to continue")
-        return FitResult(0, stopped, {})
+    if stopped := _stopped(flag, folder):
+        return stopped
     with contextlib.ExitStack() as stack:
         with hosts.together():  # the first process takes the folder, or refuses it, for all
             if hosts.is_first():
@@ -157,8 +155,20 @@ def _fit(config: ConfigDict, folder: Path, flag: StopFlag, watching: Mapping[str
                     upstream.verify(folder, loaded)
                 else:
                     run_folder.store(folder, config, provenance)
-                    run_folder.write_example(folder, trainer.program.example)
+                run_folder.write_example(folder, trainer.program.example)
+        _ = trainer.training_data  # may take minutes, in which a stop is asked for
+        if stopped := _stopped(flag, folder):
+            return stopped
         return trainer.fit(flag)
+
+
+def _stopped(flag: StopFlag, folder: Path) -> FitResult | None:
+    """How a fit ends that was asked to stop before its first step."""
+    reason = hosts.agree(flag.value)
+    if reason is None:
+        return None
+    hosts.say(f"{folder.name}: stopped before its first step: {reason.reason}; start it again to continue")
+    return FitResult(0, reason, {})
 
 
 def _evaluate(config: ConfigDict, folder: Path, checkpoint: str) -> dict[str, float]:
@@ -173,7 +183,7 @@ def _try_out(config: ConfigDict, folder: Path, steps: int, flag: StopFlag) -> Fi
     """Runs `steps` steps of every phase that is missing, and of the run itself, and throws all of it away.
 
     A phase that is missing has no parameters yet, so what builds on it takes zeros in their place. Callbacks that speak
-    of a run which is kept, and can be continued, are left out.
+    of a run which is kept, and can be continued, are left out, and data is not prepared by the task.
     """
     phases = upstream.plan(config, folder)
     missing = [phase for phase in phases if phase.status != "finished"]
@@ -189,6 +199,7 @@ def _try_out(config: ConfigDict, folder: Path, steps: int, flag: StopFlag) -> Fi
                 limit_eval_batches=1, sanity_eval=0, writers=[ConsoleWriter()],
                 callbacks=select(trainer.callbacks, lambda callback: not isinstance(callback, Progress | TimeLimit)),
             )  # fmt: skip
+            short.training_data = short.data  # what `Task.prepare_data` makes of it is kept, and may be large
             with hosts.together():
                 short.check()
             stopped = hosts.agree(flag.value)

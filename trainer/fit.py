@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
+# What no full or broken disk raises: a callback's or an evaluator's own error.
+_OF_NO_DISK = (FileNotFoundError, ConnectionError, TimeoutError, ChildProcessError, ProcessLookupError)
+
 
 class FitResult(NamedTuple):
     """How a fit ended.
@@ -106,7 +109,8 @@ class Fit:
 
     def _loop(self) -> None:
         run, trainer = self.run, self.trainer
-        self._make_up_evaluations()
+        if run.step == run.steps and self._make_up_evaluations():  # continued with fewer steps than planned
+            self._save()
         self.flag.agree()
         while run.step < run.steps and run.stopped is None:  # the stop test
             fed = self.feed.take()
@@ -134,6 +138,10 @@ class Fit:
                 raise ConfigError(unknown)
         self.flag.agree()
         if run.saved != run.step or self._complete() != self.saved_as_complete:
+            if run.step and self._complete():  # ended for good, before its last step
+                if self.window.steps:
+                    self._log()
+                self._make_up_evaluations()
             self._save()
 
     def _update(self, fed: Fed) -> StepMetrics:
@@ -169,17 +177,18 @@ class Fit:
         self.window = Window(started=self.clock.seconds)
         with self._tolerated():
             self.checkpoints.check()
-        with self._tolerated(), hosts.together():
+        with self._tolerated(_OF_NO_DISK), hosts.together():
             try:
                 self.callbacks.call("on_log", run, scalars)
             finally:  # a callback that gives up must not take the line with it that says why
                 run.scalars.update(scalars)
-                run.writer.write_scalars(run.step, scalars)
+                with self._tolerated():
+                    run.writer.write_scalars(run.step, scalars)
 
     def _evaluate(self, names: Sequence[str]) -> None:
         run, trainer = self.run, self.trainer
         self.window.wait()
-        with self.clock.paused(), self._tolerated(), hosts.together():
+        with self.clock.paused(), self._tolerated(_OF_NO_DISK), hosts.together():
             result = trainer.evaluations.run(names, run.state, run.frozen, trainer.held_out, run.step)
             self.evaluated += names
             scalars = dict(result.scalars)
@@ -188,7 +197,8 @@ class Fit:
             finally:
                 run.scalars.update(scalars)
                 self.measured.update(scalars)
-                write_evaluation(run.writer, run.step, result._replace(scalars=scalars))
+                with self._tolerated():
+                    write_evaluation(run.writer, run.step, result._replace(scalars=scalars))
 
     def _unknown_figure(self, names: Sequence[str], last: bool) -> str:
         """What to say once all evaluators have run and none gave a figure that somebody waits for; "" before.
@@ -238,14 +248,21 @@ class Fit:
                 run.writer.flush()  # a resumed run cuts lines back to this step, so they have to be there
             self.checkpoints.save(run.step, run.state, self.feed.position, meta)
             run.saved = run.step
-            with hosts.together():
+        if run.saved == run.step:
+            with self.clock.paused(), self._tolerated(_OF_NO_DISK), hosts.together():
                 self.callbacks.call("on_checkpoint", run, run.step)
 
     @contextlib.contextmanager
-    def _tolerated(self) -> Iterator[None]:
-        """Says what could not be written, and goes on where the run is told so; its last save has to succeed."""
+    def _tolerated(self, but: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+        """Says what could not be written, and goes on where the run is told so; its last save has to succeed.
+
+        Args:
+          but: errors that end the run in any case.
+        """
         try:
             yield
+        except but:
+            raise
         except (CheckpointError, OSError) as error:
             if self.trainer.on_save_error == "continue":
                 _log.error("step %d: %s The run goes on (on_save_error=continue).", self.run.step, with_places(error))
@@ -297,14 +314,12 @@ class Fit:
         except Exception as error:
             raise DataError(f"The data cannot be continued after step {run.step}: {error}") from error
 
-    def _make_up_evaluations(self) -> None:
-        """Evaluates at the last step what has not been, when a run is continued with fewer steps than planned."""
-        run = self.run
-        if run.step == run.steps:
-            missing = [name for name in self.trainer.evaluations.due(run.step, last=True) if name not in self.evaluated]
-            if missing:
-                self._evaluate(missing)
-                self._save()
+    def _make_up_evaluations(self) -> bool:
+        """Evaluates at what became the last step what has not been; tells whether there was anything."""
+        missing = [name for name in self.trainer.evaluations.due(0, last=True) if name not in self.evaluated]
+        if missing:
+            self._evaluate(missing)
+        return bool(missing)
 
 
 def _other_callbacks(stored: Mapping[str, Any], now: Mapping[str, Any]) -> bool:

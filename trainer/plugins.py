@@ -121,7 +121,8 @@ def load(location: str, what: str) -> Callable[..., Any]:
     try:
         module = importlib.import_module(module_name)
     except Exception as e:
-        _check_shadowed(module_name, what)
+        for missed in (module_name, getattr(e, "name", None)):  # itself, or what it imports
+            _check_shadowed(missed or "", what)
         error = " ".join(str(e).split())
         missing = (
             isinstance(e, ModuleNotFoundError) and e.name is not None and f"{module_name}.".startswith(f"{e.name}.")

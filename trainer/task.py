@@ -3,6 +3,7 @@
 import abc
 import dataclasses
 import functools
+import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -56,6 +57,19 @@ class Upstream:
     def frozen(self) -> Mapping[str, PyTree]:
         """Its task's frozen parameters; made when first asked for, as they may need files that nobody else does."""
         return self.task.frozen()
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A hash of the parameters."""
+        return parameters_hash(self.params)
+
+
+def parameters_hash(params: PyTree) -> str:
+    """A hash of all bytes of the arrays of a tree."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(jax.device_get(params)):
+        digest.update(np.ascontiguousarray(leaf).tobytes())
+    return digest.hexdigest()[:16]
 
 
 class Comparison(NamedTuple):
@@ -248,7 +262,7 @@ def _check_loss(task: Task, out: Any) -> None:
 
 def _check_extra(task: Task, given: PyTree, wanted: PyTree) -> None:
     """Refuses an `extra` that is not of the form of the one before."""
-    forms = [f"{jax.tree.map(jnp.shape, tree)}" for tree in (given, wanted)]
+    forms = [f"{jax.tree.map(lambda x: f'{jnp.result_type(x)}{list(jnp.shape(x))}', tree)}" for tree in (given, wanted)]
     if forms[0] != forms[1]:
         raise ConfigError(
             f"{name_of(task)}.loss returned an extra of the form {forms[0]}; expected {forms[1]}, that of init_extra: "

@@ -189,6 +189,7 @@ def provenance(upstream: Mapping[str, Upstream]) -> dict[str, Any]:
             "run": str(run.run),
             "step": int(run.step),
             "config": run_folder.stored_hash(run.run),
+            "parameters": run.fingerprint,
         }
         for name, run in upstream.items()
     }
@@ -198,10 +199,12 @@ def verify(folder: Path, upstream: Mapping[str, Upstream]) -> None:
     """Raises CheckpointError where a run was started on other upstream parameters than those that are there now."""
     recorded = run_folder.stored_provenance(folder)
     for name, now in provenance(upstream).items():
-        then = recorded.get(name, now)
-        if (then["step"], then["config"]) != (now["step"], now["config"]):
+        then = {**now, **recorded.get(name, {})}  # runs of before know nothing of parameters
+        if any(then[part] != now[part] for part in ("step", "config", "parameters")):
+            was, found = (
+                f"at step {it['step']} (config {it['config']}, parameters {it['parameters']})" for it in (then, now)
+            )
             raise CheckpointError(
-                f"{folder} was trained on {then['run']} at step {then['step']} (config {then['config']}), but "
-                f"{now['run']} is now at step {now['step']} (config {now['config']}). Restore the former, or train "
-                f"{folder} anew under another name."
+                f"{folder} was trained on {then['run']} {was}, but {now['run']} is now {found}. Restore the former, or "
+                f"train {folder} anew under another name."
             )

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from fault_runs import CONFIG, FIRST, error, lines, result, steps
 
-from trainer.checkpoints import read_params
+from trainer.checkpoints import finished, read_params
 
 
 def places(updates):
@@ -54,3 +54,9 @@ def test_the_last_good_checkpoint_that_is_named_is_still_there(runs):
     named = re.search(r"step (\d+) in logs/first/checkpoints", message)
     assert named, message
     assert int(named[1]) in steps(runs.folder / FIRST), message
+
+
+def test_a_run_in_which_no_update_was_applied_is_not_finished(runs):
+    message = error(runs.run(CONFIG, places(range(1, 21))["data"], "--config.log_every=20", code=1))
+    assert "At step 20, 100% of the updates" in message
+    assert not finished(runs.folder / FIRST).complete

@@ -46,7 +46,7 @@ def refused(packages, capsys):
         (TASK, "LossOfRows", ["LossOfRows.loss returned float32[8] as the loss", "such as a mean"]),
         (TASK, "WholeLoss", ["WholeLoss.loss returned int32[] as the loss", "expected one float"]),
         (TASK, "MetricOfRows", ["MetricOfRows.loss: metrics must be scalars; 'errors' is float32[8, 1]"]),
-        (TASK, "NoExtra", ["NoExtra.loss returned an extra of the form {}; expected {'scale': ()}"]),
+        (TASK, "NoExtra", ["NoExtra.loss returned an extra of the form {}; expected {'scale': 'float32[]'}"]),
         (TASK, "LossWithoutTrain", ["tasks (broken_parts:LossWithoutTrain)", "unexpected keyword", "'train'", LOSS]),
         (TASK, "LossOfTwo", ["LossOfTwo.loss: too many positional arguments", LOSS]),
         (TASK, "OwnOptimizer", ["broken_parts:OwnOptimizer.optimizer returned a function", "init and update"]),

@@ -60,7 +60,7 @@ def test_the_guard_lets_single_accidents_pass(tmp_path):
 
 def test_the_guard_counts_over_a_restart(tmp_path):
     data = Counter(poison=range(1, 100))
-    assert fit(tmp_path, [NonFiniteGuard(windows=3)], data=data, steps=2).step == 2
+    assert fit(tmp_path, [NonFiniteGuard(windows=3), StopAt(step=2)], data=data).step == 2
     with pytest.raises(TrainingError, match="At step 3"):
         fit(tmp_path, [NonFiniteGuard(windows=3)], data=data)
 

@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
+import toy_parts
 from toy import Counter, Picture, bits, lines, make_trainer
 
 from trainer import cli, experiment, xla
@@ -167,6 +169,27 @@ def test_a_fast_dev_run_tries_all_phases_and_keeps_nothing(folder, capsys):
     assert "of base" not in capsys.readouterr().err.split("second")[-1]
     for wrong in ("0", "-1", "x"):
         assert cli.main(["--config=toy_config.py:second", f"--fast_dev_run={wrong}"]) == 2
+
+
+def test_a_fast_dev_run_prepares_nothing_that_would_be_kept(folder):
+    prepares = [f"--config.task.prepares={folder / 'prepared'}"]
+    assert cli.main(["--config=toy_config.py:second", "--fast_dev_run", *prepares]) == 0
+    assert not (folder / "prepared").exists()
+    assert cli.main(["--config=toy_config.py:second", *prepares]) == 0
+    assert (folder / "prepared").exists()
+
+
+def test_a_stop_while_data_is_prepared_ends_the_run_there(folder, monkeypatch, capsys):
+    def prepare(task, data):
+        signal.raise_signal(signal.SIGTERM)
+        return data
+
+    with monkeypatch.context() as patch:
+        patch.setattr(toy_parts.Line, "prepare_data", prepare)
+        assert cli.main(["--config=toy_config.py:first"]) == 75
+    assert "first: stopped before its first step: received SIGTERM; start it again" in capsys.readouterr().err
+    assert not (folder / "logs/first/checkpoints").exists()
+    assert cli.main(["--config=toy_config.py:first"]) == 0
 
 
 def test_a_profile_can_be_asked_for_without_any_setting(folder):

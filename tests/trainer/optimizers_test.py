@@ -54,8 +54,13 @@ def test_muon_of_stacked_matrices_is_that_of_each(options):
     ],
 )
 def test_matches_optax(given, reference):
-    expected = reference.update(GRADS, reference.init(PARAMS), PARAMS)[0]
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), updates(settings(**given)), expected)
+    tx, _ = build_optimizer(settings(**given), 100)
+    state, expected_state = tx.init(PARAMS), reference.init(PARAMS)
+    for scale in (1.0, -3.0, 0.5):  # decay rates and momentum show from the second update on
+        grads = jax.tree.map(lambda g, scale=scale: scale * g, GRADS)
+        got, state = tx.update(grads, state, PARAMS)
+        expected, expected_state = reference.update(grads, expected_state, PARAMS)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-9), got, expected)
 
 
 def test_weight_decay_falls_on_matrices_alone():
@@ -67,6 +72,8 @@ def test_weight_decay_falls_on_matrices_alone():
 def test_gradients_are_clipped_by_their_global_norm():
     clipped = updates(settings(name="sgd", learning_rate=1.0, clip_norm=0.5))
     np.testing.assert_allclose(optax.tree.norm(clipped), 0.5, rtol=1e-5)
+    by_adam = updates(settings(name="adam", learning_rate=1.0, clip_norm=0.5))
+    np.testing.assert_allclose(np.abs(by_adam["b"]), 1.0, rtol=1e-4)  # gradients are, and not Adam's first updates
 
 
 def test_muon_orthogonalises_matrices_and_leaves_the_excluded_to_adam():
@@ -83,8 +90,8 @@ def test_muon_orthogonalises_matrices_and_leaves_the_excluded_to_adam():
     ("shape", "expected"),
     [
         ("constant", {0: 0.1, 9: 1.0, 50: 1.0, 100: 1.0}),
-        ("linear", {0: 0.1, 9: 1.0, 55: 0.55, 100: 0.1}),
-        ("cosine", {0: 0.1, 10: 1.0, 55: 0.55, 100: 0.1}),
+        ("linear", {0: 0.1, 9: 1.0, 40: 0.7, 55: 0.55, 100: 0.1}),
+        ("cosine", {0: 0.1, 10: 1.0, 40: 0.775, 55: 0.55, 100: 0.1}),
         ("wsd", {0: 0.1, 9: 1.0, 79: 1.0, 80: 1.0, 90: 0.55, 100: 0.1}),
     ],
 )

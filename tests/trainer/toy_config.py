@@ -25,6 +25,7 @@ def get_config(preset: str) -> ConfigDict:
         "width": 4,
         "scale": 1.0,
         "nested": {"sizes": (1, 2), "on": True, "limit": placeholder(int), "word": "a"},
+        "prepares": "",
     }
     config.data = {"target": "toy_parts:Numbers", "batch_size": 8, "log": ""}
     config.eval_data = {"target": "toy_parts:Numbers", "batch_size": 8}

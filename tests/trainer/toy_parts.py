@@ -12,13 +12,18 @@ from trainer.task import Evaluation, Evaluator, LossOutput, Task
 
 
 class Line(Task):
-    """Fits y = x w; with an upstream run it fits what that run leaves over. `teacher`: a file that training needs."""
+    """Fits y = x w; with an upstream run it fits what that run leaves over.
 
-    def __init__(self, width: int = 4, scale: float = 1.0, nested: dict | None = None, teacher: str = ""):
+    `teacher`: a file that training needs; `prepares`: one that it makes of its data.
+    """
+
+    def __init__(
+        self, width: int = 4, scale: float = 1.0, nested: dict | None = None, teacher: str = "", prepares: str = ""
+    ):
         if width < 1:
             raise ValueError(f"width = {width} must be at least 1")
         self.width, self.scale, self.nested, self.teacher = width, scale, {**(nested or {})}, teacher
-        self.shown = []
+        self.shown, self.prepares = [], prepares
 
     def setup(self, upstream, example):
         self.example = example
@@ -29,6 +34,11 @@ class Line(Task):
 
     def check_batch(self, batch):
         self.shown.append("batch")
+
+    def prepare_data(self, data):
+        if self.prepares:
+            Path(self.prepares).touch()
+        return data
 
     def warm_start(self, params):
         self.shown.append("params")

@@ -1,3 +1,5 @@
+"""The loop: stops and resumes, clocks and metrics, seeds, what evaluations see."""
+
 import dataclasses
 import json
 import os
@@ -13,11 +15,10 @@ import numpy as np
 import optax
 import pytest
 from gone import python_path
-from toy import Counter, Picture, Recorder, Regression, Sized, StopAt, bits, lines, make_trainer
+from toy import Counter, Picture, Recorder, Regression, StopAt, bits, lines, make_trainer
 
 from trainer.callbacks import Callback
 from trainer.checkpoints import Checkpoints, finished
-from trainer.data import FirstBatches
 from trainer.errors import ConfigError, DataError
 from trainer.stopping import EXIT_RESUMABLE, StopReason
 from trainer.task import Evaluation, Evaluator, LossOutput
@@ -382,122 +383,74 @@ def test_a_run_without_evaluation_metrics_or_params_is_fine(tmp_path):
     assert jnp.isfinite(result.metrics["train/steps_per_s"])
 
 
-class Warm(Regression):
-    """Starts from given parameters and records what it is shown."""
+class Draws(Regression):
+    """Tells what it drew and what it was given."""
 
-    def __init__(self, params=None):
-        super().__init__()
-        self.params, self.started, self.seen = params, [], []
-
-    def check_batch(self, batch):
-        self.seen.append(batch)
-
-    def warm_start(self, params):
-        self.started.append(params)
-        return params if self.params is None else self.params
-
-    def init_extra(self, params):
-        return {**super().init_extra(params), "target": params}
+    def loss(self, params, frozen, batch, *, rng, **others):
+        out = super().loss(params, frozen, batch, rng=rng, **others)
+        return out._replace(metrics={"draw": jax.random.uniform(rng), "x": batch["x"].sum()})
 
 
-def test_a_new_run_starts_from_the_parameters_of_warm_start(tmp_path):
-    params = {"layer": {"w": jnp.full((3, 3), 2.0), "b": {0: np.full(3, 5, np.float32)}}}
-    task = Warm(params)
-    states = []
+def test_every_step_draws_anew(tmp_path):
+    make_trainer(tmp_path, task=Draws(), steps=5, log_every=1, eval_data=None, evaluators={}).fit()
+    assert len({dict(line)["train/draw"] for line in lines(tmp_path)}) == 5
+
+
+def test_the_seed_decides_parameters_noise_and_batches(tmp_path):
+    begun = {}
 
     @dataclasses.dataclass(kw_only=True)
-    class First(Callback):
+    class Keep(Callback):
+        seed: int
+
         def on_fit_start(self, run):
-            states.append(jax.tree.map(np.asarray, (run.state.params, run.state.ema, run.state.extra["target"])))
+            begun[self.seed] = bits(run.state.params)[1], bits(run.state.rng)
 
-    make_trainer(tmp_path, task=task, steps=2, callbacks=[First()]).fit()
-    assert [bits(tree) for tree in states[0]] == [bits(params)] * 3
-    assert bits(task.started) != bits(params)
-    assert not any(leaf.is_deleted() for leaf in (params["layer"]["w"], *jax.tree.leaves(task.started)))
-
-
-def test_warm_start_and_the_optimizer_see_the_same_parameters(tmp_path):
-    params = {"layer": {"w": np.full((3, 3), 2, np.float32), "b": {0: np.zeros(3, np.float32)}}}
-    anchored = optax.GradientTransformation(lambda p: p, lambda updates, state, _: (updates, state))
-    program = make_trainer(tmp_path, task=Warm(params), optimizer=anchored).program
-    assert bits(program.init(jax.random.key(0)).opt_state) == bits(params)
+    for seed in (3, 4):
+        trainer = make_trainer(tmp_path / str(seed), task=Draws(), seed=seed, steps=1, callbacks=[Keep(seed=seed)])
+        trainer.fit()
+        wanted = float(next(Counter().iterator(seed=seed))["x"].sum())
+        assert dict(lines(tmp_path / str(seed))[0])["train/x"] == pytest.approx(wanted, abs=1e-4)
+    assert all(a != b for a, b in zip(*begun.values(), strict=True))
 
 
-def test_warm_start_is_for_new_runs_and_check_batch_for_every_start(tmp_path):
-    tasks = [Warm() for _ in range(4)]
-    make_trainer(tmp_path, task=tasks[0], callbacks=[StopAt(step=3)]).fit()
-    make_trainer(tmp_path, task=tasks[1], steps=5).fit()
-    make_trainer(tmp_path, task=tasks[2], steps=5).evaluate()
-    make_trainer(tmp_path / "new", task=tasks[3]).dry_run()
-    assert [len(task.started) for task in tasks] == [1, 0, 0, 0]
-    assert [len(task.seen) for task in tasks] == [2, 2, 1, 2]  # of training and of held-out data
-    first = next(Counter().iterator(seed=3))
-    for task in tasks[:2]:
-        assert type(task.seen[0]["x"]) is np.ndarray
-        np.testing.assert_array_equal(task.seen[0]["x"], first["x"])
+def test_updates_see_the_data_that_the_task_prepares(tmp_path):
+    class Prepares(Regression):
+        def prepare_data(self, data):
+            return Counter(version=7, poison=[1])
+
+    result = make_trainer(tmp_path, task=Prepares(), data=Counter(), steps=2, eval_data=None, evaluators={}).fit()
+    assert result.metrics["train/update_skipped"] == 0.5  # of the prepared data's first batch
 
 
-@pytest.mark.parametrize(
-    ("params", "message"),
-    [
-        ({"w": np.zeros((3, 4), "f4")}, r"layer/w: given float32\[3, 4\], expected float32\[3, 3\]"),
-        ({"w": np.zeros((3, 3), "f8")}, r"layer/w: given float64\[3, 3\], expected float32\[3, 3\]"),
-        ({"b": {}}, r"layer/b/0: given \(absent\), expected float32\[3\]"),
-        ({"b": [np.zeros(3, "f4")]}, r"given PyTreeDef.*, expected PyTreeDef"),
-    ],
-)
-def test_warm_start_with_other_parameters_is_refused_by_path(tmp_path, params, message):
-    whole = {"w": np.zeros((3, 3), "f4"), "b": {0: np.zeros(3, "f4")}}
-    with pytest.raises(ConfigError, match=f"Warm.warm_start must keep(.|\n)*{message}"):
-        make_trainer(tmp_path, task=Warm({"layer": whole | params})).fit()
-    assert list(tmp_path.iterdir()) == []
+@pytest.mark.parametrize("ended", ["by its data", "by a callback"])
+def test_a_run_that_ends_before_its_last_step_is_logged_and_evaluated_there(tmp_path, ended):
+    changes = {
+        "by its data": {"data": Counter(length=9)},
+        "by a callback": {"data": Counter(), "callbacks": [StopAt(step=9, resumable=False)]},
+    }[ended]
+    recorder = Recorder(order=1)
+    callbacks = [recorder, *changes.pop("callbacks", [])]
+    result = make_trainer(tmp_path, log_every=7, eval_every=0, callbacks=callbacks, **changes).fit()
+    assert (result.step, result.stopped.resumable) == (9, False)
+    assert recorder.events[-4:] == [("log", 9), ("eval", 9), ("checkpoint", 9), ("fit_end", 9)]
+    assert {"eval/loss", "picture/mean"} <= result.metrics.keys()
+    written = lines(tmp_path)
+    assert [dict(line)["step"] for line in written] == [7, 9, 9]
+    make_trainer(tmp_path, log_every=7, eval_every=0, **changes).fit()  # it is done: nothing is added
+    assert lines(tmp_path) == written
+    assert finished(tmp_path).complete
 
 
-def test_a_task_may_refuse_data_before_anything_is_written(tmp_path):
-    class Positive(Regression):
-        def check_batch(self, batch):
-            if batch["x"].min() < 0:
-                raise DataError("x must not be negative")
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file", "labels.txt"), ConnectionError("no tracker")])
+@pytest.mark.parametrize("where", ["evaluate", "on_eval", "on_log", "on_checkpoint"])
+def test_an_error_that_no_disk_raises_is_told_as_it_is_and_ends_the_run(tmp_path, where, error):
+    def fail(*args, **others):
+        raise error
 
-    with pytest.raises(DataError, match="must not be negative"):
-        make_trainer(tmp_path, task=Positive()).fit()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_evaluators_are_shown_held_out_shapes_before_anything_is_written(tmp_path):
-    seen = []
-
-    class Choosy(Picture):
-        def check(self, example):
-            seen.append(example)
-            if example is None or example["x"].shape[0] < 9:
-                raise ConfigError("held-out batches need 9 rows")
-
-    def trainer(eval_data):
-        task = Regression()
-        task.evaluators = lambda: {"own": Choosy()}
-        return make_trainer(tmp_path, task=task, eval_data=eval_data, evaluators={}, steps=1)
-
-    for eval_data in (None, Counter(batch=8)):
-        for action in (Trainer.check, Trainer.fit):
-            with pytest.raises(ConfigError, match="need 9 rows"):
-                action(trainer(eval_data))
-    assert list(tmp_path.iterdir()) == []
-    assert seen[0] is None
-    assert (seen[-1]["x"].shape, seen[-1]["x"].dtype) == ((8, 3), np.float32)
-    trainer(Counter(batch=9)).fit()
-    with pytest.raises(ConfigError, match="need 9 rows"):  # an evaluation may be on other data
-        trainer(Counter(batch=8)).evaluate()
-
-
-@pytest.mark.parametrize("action", [Trainer.check, Trainer.dry_run, Trainer.fit])
-def test_batches_that_cannot_be_computed_in_parts_are_refused_before_anything_is_written(tmp_path, action):
-    sources = (Counter(batch=9), Sized(8, 9), FirstBatches(Sized(8, 9), 3, repeat=True))
-    for data in sources:  # a batch that comes later is known where the source tells
-        with pytest.raises(ConfigError, match=r"training data has batches of 9 rows, .* accumulate = 2 parts.* of 2\."):
-            action(make_trainer(tmp_path, data=data, accumulate=2))
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_held_out_batches_need_not_be_computed_in_parts(tmp_path):
-    assert make_trainer(tmp_path, data=Counter(), eval_data=Sized(9, batch=9), accumulate=2, steps=2).fit().step == 2
+    evaluators = {"own": type("Own", (Picture,), {"evaluate": fail})() if where == "evaluate" else Picture()}
+    callbacks = [type("Own", (Callback,), {} if where == "evaluate" else {where: fail})()]
+    with pytest.raises(type(error)) as caught:
+        make_trainer(tmp_path, evaluators=evaluators, callbacks=callbacks, on_save_error="continue").fit()
+    assert caught.value is error
+    assert "own" in " ".join(error.__notes__).lower()

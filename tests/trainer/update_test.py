@@ -7,7 +7,7 @@ from toy import Counter, Regression, make_trainer
 
 from trainer.errors import ConfigError
 from trainer.state import TrainState
-from trainer.task import LossOutput, Task
+from trainer.task import Evaluation, Evaluator, LossOutput, Task
 from trainer.update import Update, cast
 
 ROWS = {"x": np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32), "n": np.arange(12), "scale": np.ones(())}
@@ -134,3 +134,37 @@ def test_the_moving_average_is_one_and_its_decay_is_warmed_up():
         np.testing.assert_allclose(state.params["w"], weight, rtol=1e-6)
         np.testing.assert_allclose(state.ema["w"], average, rtol=1e-6)
     assert state.eval_params is state.ema
+
+
+def test_a_bad_loss_or_update_is_left_out_though_the_gradient_is_finite():
+    class Lost(Regression):
+        def loss(self, *args, **others):
+            out = super().loss(*args, **others)
+            return out._replace(loss=out.loss + jnp.nan)  # a constant: no trace of it in the gradient
+
+    assert int(stepped(Update(tx=optax.sgd(0.1)))[0].skipped) == 0
+    assert int(stepped(Update(tx=optax.sgd(0.1)), Lost())[0].skipped) == 1
+    assert int(stepped(Update(tx=optax.scale(jnp.inf)))[0].skipped) == 1
+
+
+@pytest.mark.parametrize(("precision", "half"), [("float32", 0.0), ("bfloat16", 1.0)])
+def test_evaluators_compute_in_the_precision_of_the_run(tmp_path, precision, half):
+    class Kinds(Evaluator):
+        def evaluate(self, *, params, frozen, **_):
+            return Evaluation({"half": float(params["w"].dtype == frozen["teacher"]["w"].dtype == jnp.bfloat16)})
+
+    evaluators = {"kinds": Kinds()}
+    trainer = make_trainer(
+        tmp_path, task=Weights(), precision=precision, steps=1, data=Counter(), evaluators=evaluators
+    )
+    assert trainer.fit().metrics["half"] == half
+
+
+def test_running_state_that_changes_its_type_is_refused():
+    class Drifts(Regression):
+        def loss(self, params, frozen, batch, *, extra, **others):
+            out = super().loss(params, frozen, batch, extra=extra, **others)
+            return out._replace(extra={**out.extra, "seen": 0.5 * extra["seen"]})  # int32, and then float32
+
+    with pytest.raises(ConfigError, match=r"Drifts.loss returned an extra .*float32\[\].*; expected .*int32\[\]"):
+        stepped(Update(tx=optax.sgd(0.1)), Drifts())

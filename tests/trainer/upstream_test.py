@@ -5,6 +5,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import toy_parts
 
 from trainer import checkpoints, cli, config, load_upstream
 from trainer.errors import CheckpointError
@@ -279,3 +280,30 @@ def test_a_run_outlives_the_new_fields_of_the_code(main, monkeypatch):
         assert code == 1
         assert "logs/second was started with another config" in error
         assert setting.split("=")[0] in error
+
+
+def test_other_parameters_under_the_same_config_and_step_are_refused(main, folder, monkeypatch):
+    main(SECOND)
+    stored = json.loads(Path("logs/second/config.json").read_text())
+    shutil.rmtree("logs/first")
+    init = toy_parts.Line.init_params
+    monkeypatch.setattr(toy_parts.Line, "init_params", lambda *args: {"w": init(*args)["w"] + 1e-3})
+    main("--config=toy_config.py:first")
+    code, error = main(SECOND)
+    assert code == 1
+    assert "logs/second was trained on logs/first at step 4" in error
+    assert f"parameters {stored['upstream']['base']['parameters']}" in error
+    # A run that was made before parameters were recorded can still be used.
+    del stored["upstream"]["base"]["parameters"]
+    Path("logs/second/config.json").write_text(json.dumps(stored))
+    assert main(SECOND)[0] == 0
+
+
+def test_a_lost_file_of_shapes_is_written_again_by_the_command_that_is_given(main):
+    main(SECOND)
+    Path("logs/first/example.json").unlink()
+    code, error = main(SECOND)
+    assert code == 1
+    command = error.splitlines()[-1].split(": ")[-1].split()
+    assert main(*command[3:])[0] == 0
+    assert main(SECOND)[0] == 0

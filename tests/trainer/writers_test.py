@@ -234,6 +234,12 @@ def test_what_no_writer_takes_is_reported_once(tmp_path, caplog):
     assert len(caplog.records) == 1
     assert "rollout" in caplog.text
     assert "JsonlWriter, ConsoleWriter" in caplog.text
+    caplog.clear()
+    pictures_alone = MultiWriter([MediaWriter(tmp_path / "media")])
+    for step in (1, 2):
+        pictures_alone.write_scalars(step, {"loss": 1.0})
+    assert len(caplog.records) == 1
+    assert "scalars (loss …) are not written" in caplog.text
 
 
 def test_a_writer_with_clus_methods_and_no_base_class_plugs_in(capsys):

@@ -11,7 +11,7 @@ from trainer.errors import ConfigError, TrainingError
 
 @dataclasses.dataclass(kw_only=True)
 class NonFiniteGuard(Callback):
-    """Raises after `windows` log windows in a row in which most updates were skipped.
+    """Raises after `windows` log windows in a row in which most updates were skipped, and at the end where all were.
 
     A single update that is not finite is skipped and counted (`train/update_skipped`) and does no harm. For a task
     whose own `train_step` counts no skipped updates, a `train/loss` that is not finite counts in its place.
@@ -46,7 +46,8 @@ class NonFiniteGuard(Callback):
             skipped = 0.0 if math.isfinite(scalars.get("train/loss", 0.0)) else 1.0
         self._bad = self._bad + 1 if skipped > self.max_skipped else 0
         self._pin(run)
-        if self._bad >= self.windows:
+        never = counted is not None and run.step >= run.steps and int(run.state.skipped) >= run.step
+        if self._bad >= self.windows or never:
             good = self._good_checkpoint
             where = "there is none" if good is None else f"step {good} in {run.workdir / 'checkpoints'}"
             what = "the loss since the last log line was not finite"

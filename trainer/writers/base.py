@@ -9,7 +9,7 @@ import numpy as np
 from trainer.errors import add_place
 
 # What is reported where no writer takes it; the run's config is in its folder and in its checkpoints anyway.
-_KINDS = {"write_images": "images", "write_videos": "videos", "write_texts": "texts"}
+_KINDS = {"write_scalars": "scalars", "write_images": "images", "write_videos": "videos", "write_texts": "texts"}
 
 
 class Writer:
@@ -46,7 +46,7 @@ class Writer:
 class MultiWriter(Writer):
     """Writes to several writers; an exception gets a note with the writer's name.
 
-    A picture, video or text that no writer takes is reported once.
+    A scalar, picture, video or text that no writer takes is reported once.
 
     Args:
       writers: in the order in which they are called.
