@@ -7,7 +7,8 @@ from ml_collections.config_dict import placeholder
 
 IMAGE = (384, 640, 3)  # of the paper's Minecraft videos, height and width in multiples of its patches of 16
 
-# The presets with this project's own model and objective; the others follow what was published (docs/design.md).
+# The presets with this project's own model and objective; the others follow what was published but for what
+# docs/design.md says of all presets.
 OWN = ("cpu", "smoke", "gpu")
 
 # What preset `cpu` encodes once, before phase 2, for the three phases that learn from latents.

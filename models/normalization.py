@@ -1,4 +1,4 @@
-"""Loss terms on one scale: each is divided by a running root mean square of itself (Dreamer 4, §3)."""
+"""Loss terms on one scale: each divided by a running root mean square of itself (Dreamer 4, arXiv:2509.24527, §3)."""
 
 from collections.abc import Mapping
 from typing import NamedTuple

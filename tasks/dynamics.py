@@ -17,13 +17,14 @@ from models.dynamics import Dynamics, DynamicsConfig, pack, unpack
 from models.generation import Sampler, generate, remember
 from models.shortcut import ShortcutConfig, ShortcutLoss, shortcut_loss
 from models.tokenizer import to_float
+from models.transformer import TransformerConfig
 from tasks.batches import rows_and_frames
 from tasks.latents import LatentData
 from tasks.rollout import Rollout, shuffled_after
 from tasks.tokenizer import TokenizerTask
 from trainer import hosts
 from trainer.data import DataSource
-from trainer.errors import ConfigError, DataError
+from trainer.errors import ConfigError, DataError, check_fields
 from trainer.sharding import split_rows
 from trainer.task import Batch, Evaluator, LossOutput, Task, Upstream
 
@@ -34,7 +35,8 @@ class DynamicsTask(Task):
     Args:
       model: fields of `models.dynamics.DynamicsConfig`; `latents` and `channels` are the upstream tokenizer's.
       objective: fields of `models.shortcut.ShortcutConfig` (`max_steps` and `prediction` are the model's).
-      sampler: fields of `models.generation.Sampler` for the quick rollouts (`steps` = K).
+      sampler: fields of `models.generation.Sampler`: how frames are dreamed (`steps` = K). Held-out rollouts are
+        measured with 4 and the finest steps, and with these where they are others.
       rollout: settings of the evaluator `tasks.rollout.Rollout`.
       cache_latents: encode the training data once, before the first step, and keep the latents in the tokenizer's run
         folder (`tasks.latents.LatentData`); false to encode every batch.
@@ -59,6 +61,8 @@ class DynamicsTask(Task):
                 '{"run": "logs/tokenizer-cpu", "config": "configs/tokenizer.py:cpu"}.'
             )
         sizes = {"latents": tokenizer.task.config.latents, "channels": tokenizer.task.config.channels}
+        check_fields(DynamicsConfig, self._model_fields, "task.model")
+        check_fields(TransformerConfig, self._model_fields.get("transformer", {}), "task.model.transformer")
         try:
             config = DynamicsConfig.from_dict({**self._model_fields, **sizes})
         except (TypeError, ValueError) as e:
@@ -77,6 +81,9 @@ class DynamicsTask(Task):
                 f"the tokenizer of {run} was trained on frames of {tokenizer.config.image}, the data has {image}; name "
                 f"a run of this data in config.upstream."
             )
+        check_fields(ShortcutConfig, self._objective_fields, "task.objective")
+        check_fields(Sampler, self._sampler_fields, "task.sampler")
+        check_fields(Rollout, self._rollout_fields, "task.rollout")
         try:
             models = {"max_steps": config.max_steps, "prediction": config.prediction}
             self.objective = ShortcutConfig(**{**self._objective_fields, **models})
@@ -227,14 +234,18 @@ class DynamicsTask(Task):
         model, tokenizer = self.model(params), frozen["tokenizer"]
         spatial, labelled = self.encode(tokenizer, batch), self.labelled_frames(batch)
         actions = batch["actions"] if self.config.actions else {}
-        finest = dataclasses.replace(self.sampler, steps=self.config.max_steps)
+        finest = self.config.max_steps
+        few, given = min(4, finest), self.sampler.steps
 
-        def frames(actions: Any, sampler: Sampler) -> jax.Array:
+        def frames(actions: Any, steps: int) -> jax.Array:
+            sampler = dataclasses.replace(self.sampler, steps=steps)
             return self.decode(tokenizer, generate(model, spatial[:, :context], actions, labelled, rng, sampler))
 
-        dreams = {"k4": frames(actions, self.sampler), "finest": frames(actions, finest)}
+        dreams = {"k4": frames(actions, few), "finest": frames(actions, finest)}
+        if given not in (few, finest):
+            dreams[f"k{given}"] = frames(actions, given)
         if self.config.actions:
-            dreams["shuffled"] = frames(shuffled_after(actions, context), self.sampler)
+            dreams["shuffled"] = frames(shuffled_after(actions, context), few)
         return dreams | {"ceiling": self.decode(tokenizer, spatial)}
 
     def evaluators(self) -> Mapping[str, Evaluator]:

@@ -13,7 +13,7 @@ import optax
 from models import distributions, functional
 from models.actions import as_components
 from models.dynamics import DynamicsConfig
-from models.generation import observe
+from models.generation import Sampler, observe
 from models.heads import ContinueHead, HeadsConfig, PolicyHead, TwoHotHead, ahead, masked_mean, within
 from models.imagination import WorldModel
 from models.normalization import RunningRms, init_rms, normalize
@@ -22,7 +22,7 @@ from tasks.dynamics import DynamicsTask
 from tasks.environments import check_environment, make_environment
 from tasks.heads_evaluation import HeadsEvaluation
 from trainer import hosts
-from trainer.errors import ConfigError, DataError
+from trainer.errors import ConfigError, DataError, check_fields
 from trainer.task import Batch, Evaluator, LossOutput, Upstream
 
 
@@ -96,6 +96,8 @@ class HeadsTask(DynamicsTask):
         self.weights = {name: float(self._weights_given.get(name, 1.0)) for name in terms}
         if wrong := {name: weight for name, weight in self.weights.items() if not 0 <= weight < float("inf")}:
             raise ConfigError(f"task.weights must be finite and at least 0, got {wrong}.")
+        check_fields(HeadsConfig, self._heads_fields, "task.heads")
+        check_fields(HeadsEvaluation, self._evaluation_fields, "task.evaluation")
         try:
             self.heads = HeadsConfig(**self._heads_fields)
             distributions.check_policy_space(config.actions)
@@ -164,6 +166,7 @@ class HeadsTask(DynamicsTask):
           ConfigError: the model cannot sample so.
         """
         task = copy.copy(self)
+        check_fields(Sampler, sampler, "task.sampler")
         try:
             task.sampler = dataclasses.replace(self.sampler, **{k: v for k, v in sampler.items() if v is not None})
             task._check_sampler()

@@ -72,7 +72,8 @@ class HeadsEvaluation(Evaluator):
         if example["frames"].shape[1] <= self.context:
             raise ConfigError(
                 f"heads are evaluated along dreams after {self.context} frames, but held-out clips have "
-                f"{example['frames'].shape[1]}; set eval_data.length above task.evaluation.context."
+                f"{example['frames'].shape[1]}; set eval_data.length above task.evaluation.context (data.length with "
+                "overfit_batches, which evaluates on training clips)."
             )
 
     def _teacher_forced(self, params: functional.Params, tokenizer: Any, batch: Batch, rng: jax.Array) -> Any:

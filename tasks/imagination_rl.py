@@ -18,7 +18,7 @@ from tasks.control import Control, WorldModelEyes, returns
 from tasks.environments import check_environment, make_environment
 from tasks.heads import HeadsTask
 from trainer.data import DataSource
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, check_fields
 from trainer.task import Batch, Evaluator, LossOutput, Task, Upstream
 
 POLICY_LOSSES = ("pmpo", "reinforce")
@@ -115,6 +115,8 @@ class ImaginationRLTask(Task):
             )
         self.environment = make_environment(self._environment_fields)
         self._control = None
+        check_fields(HeadsConfig, self._value_fields, "task.value")
+        check_fields(Control, self._evaluation_fields, "task.evaluation")
         try:
             as_components(example["actions"], config.actions)
             self.value = HeadsConfig(**{**self._value_fields, "distances": 1})

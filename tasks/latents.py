@@ -17,6 +17,7 @@ from models import functional
 from models.tokenizer import Tokenizer, to_float
 from trainer import hosts
 from trainer.errors import DataError
+from trainer.task import parameters_hash
 
 FRAMES, ROWS, CPU_ROWS = 64, 16, 2  # encoded at a time: so many frames of so many episodes, few where caches are small
 FLUSH_EVERY = 1024  # episodes, after which a restart can go on from there
@@ -158,17 +159,28 @@ def _about(source: TfdsData, model: Tokenizer, params: functional.Params) -> dic
     known = source.fingerprint()
     data = {key: known[key] for key in ("name", "split", "num_episodes", "checksum")}
     data |= {"frames": known["keys"].get("frames")} | ({"length": source.length} if source.skip_short else {})
-    leaves = (np.ascontiguousarray(leaf).tobytes() for leaf in jax.tree.leaves(jax.device_get(params)))
-    digest = hashlib.sha256()
-    for leaf in leaves:
-        digest.update(leaf)
-    sizes = {"config": dataclasses.asdict(model.config), "latents": [model.config.latents, model.config.channels]}
-    about = {"data": data, "tokenizer": sizes | {"parameters": digest.hexdigest()[:16]}}
+    sizes = {"config": _changed(model.config), "latents": [model.config.latents, model.config.channels]}
+    about = {"data": data, "tokenizer": sizes | {"parameters": parameters_hash(params)}}
     return json.loads(json.dumps(about))  # tuples as checkpoints will give them back
 
 
 def _rows() -> int:
     return CPU_ROWS if jax.default_backend() == "cpu" else ROWS
+
+
+def _changed(config: Any) -> dict[str, Any]:
+    """The fields of a config that are not at their defaults, so that new fields change nothing for old latents.
+
+    Those that decide how a transformer is computed, and nothing of the result, are left out.
+    """
+    out = {}
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            out[field.name] = _changed(value)
+        elif value != field.default and field.name not in ("remat", "space_frames", "scan"):
+            out[field.name] = value
+    return out
 
 
 def _encoder(tokenizer: Callable[[functional.Params], Tokenizer], alone: bool) -> Callable[..., Iterator[np.ndarray]]:

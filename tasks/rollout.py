@@ -33,9 +33,9 @@ class Dreamer(Protocol):
           rng: a key; every entry is to use the same one.
 
         Returns:
-          `k4`, the dreams that are shown, in as many steps a frame as the task samples with; and, where there are such,
-          `finest` (the best that the model can do), `shuffled` (those of `k4` under `shuffled_after(actions)`) and
-          `ceiling` (the truth as the model would show it).
+          `k4`, the dreams that are shown, in 4 denoising steps a frame where that means anything; and, where there are
+          such, `k1`, … in other numbers of steps, `finest` (the best that the model can do), `shuffled` (those of `k4`
+          under `shuffled_after(actions)`) and `ceiling` (the truth as the model would show it).
         """
 
 
@@ -61,7 +61,7 @@ class Rollout(Evaluator):
 
     _BOUNDS: Mapping[str, str] = {"floor": "rollout/psnr_repeat_last", "ceiling": "rollout/psnr_ceiling"}
     comparisons = (
-        Comparison("rollout/psnr_k4", "dreamed frames against the truth, few steps a frame", "dB", references=_BOUNDS),
+        Comparison("rollout/psnr_k4", "dreamed frames against the truth, 4 steps a frame", "dB", references=_BOUNDS),
         Comparison("rollout/psnr_finest", "the same with the finest steps", "dB", references=_BOUNDS),
         Comparison(
             "rollout/action_sensitivity", "error of dreams under wrong actions ÷ under the true ones",
@@ -81,7 +81,8 @@ class Rollout(Evaluator):
         if example is not None and example["frames"].shape[1] <= self.context:
             raise ConfigError(
                 f"rollouts give {self.context} frames and dream on, but held-out clips have "
-                f"{example['frames'].shape[1]}; set eval_data.length above task.rollout.context."
+                f"{example['frames'].shape[1]}; set eval_data.length above task.rollout.context (data.length with "
+                "overfit_batches, which evaluates on training clips)."
             )
 
     def _measure(self, params: PyTree, frozen: Mapping[str, Any], batch: Batch, rng: jax.Array) -> dict[str, jax.Array]:

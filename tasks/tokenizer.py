@@ -11,10 +11,11 @@ from models import functional, lpips
 from models.metrics import psnr
 from models.normalization import RunningRms, init_rms, normalize
 from models.tokenizer import Tokenizer, TokenizerConfig, from_patches, random_patch_mask, to_float, to_patches
+from models.transformer import TransformerConfig
 from tasks import pictures
 from tasks.batches import first_rows
 from trainer import hosts
-from trainer.errors import ConfigError
+from trainer.errors import ConfigError, check_fields
 from trainer.task import Batch, Comparison, Evaluation, Evaluator, LossOutput, Task, Upstream
 
 MAX_MASK_PROBABILITY = 0.9  # Dreamer 4, §3.1: p ~ U(0, 0.9)
@@ -58,6 +59,9 @@ class TokenizerTask(Task):
         wanted = tuple(self._model_fields.get("image", image))
         if wanted != image:
             raise ConfigError(f"task.model.image = {wanted}, but the data has frames of {image}; leave it out.")
+        check_fields(TokenizerConfig, self._model_fields, "task.model")
+        for half in ("encoder", "decoder"):
+            check_fields(TransformerConfig, self._model_fields.get(half, {}), f"task.model.{half}")
         try:
             self.config = TokenizerConfig.from_dict({**self._model_fields, "image": image})
         except (TypeError, ValueError) as e:

@@ -160,6 +160,13 @@ def test_figures_of_control_computed_by_hand():
     assert scalars["control/return_sd"] == pytest.approx(0, abs=1e-3)
     assert scalars["control/imagined_return"] == pytest.approx(ours, rel=1e-4)  # heads that know: the same world
     random = scalars["control/return_random"]
+    unsure = {"table": jnp.asarray(np.random.default_rng(1).normal(size=(NUMBERS, DISTANCES, CHOICES)), jnp.float32)}
+    likeliest = np.asarray(unsure["table"])[:, 0].argmax(-1)
+    greedy, drawn = sum(play(likeliest.__getitem__, end, steps)[2]), evaluate(unsure, [batch]).scalars
+    assert drawn["control/return_greedy"] == pytest.approx(greedy, rel=1e-4)
+    assert drawn["control/return_greedy"] != drawn["control/return"]
+    assert drawn["control/return_sd"] > 0
+    assert drawn["control/normalized_return_greedy"] == pytest.approx((greedy - random) / (optimal - random), rel=1e-3)
     assert scalars["control/normalized_return"] == pytest.approx((ours - random) / (optimal - random), rel=1e-3)
     assert scalars["control/normalized_return_cloned"] == pytest.approx(
         (cloned - random) / (optimal - random), rel=1e-3

@@ -232,10 +232,10 @@ def real_tokenizer():
     return finished(task, generic(task, {"frames": frames}))
 
 
-def real_task(batch, actions):
+def real_task(batch, actions, max_steps=2, steps=1):
     task = DynamicsTask(
-        model={"packing": 2, "registers": 1, "max_steps": 2, "actions": actions, "transformer": TRANSFORMER},
-        sampler={"steps": 1}, rollout={"context": 2, "shown": 1},
+        model={"packing": 2, "registers": 1, "max_steps": max_steps, "actions": actions, "transformer": TRANSFORMER},
+        sampler={"steps": steps}, rollout={"context": 2, "shown": 1},
     )  # fmt: skip
     task.setup(real_tokenizer(), shapes(batch))
     return task
@@ -254,7 +254,7 @@ def test_the_real_dynamics_under_its_actions_and_without_them():
     task = real_task(batch, actions)
     params = generic(task, batch)
     scalars = roll_out(task, params, [batch]).scalars
-    names = ("finest", "k4", "ceiling", "repeat_last", "k4_t1")
+    names = ("finest", "k4", "k1", "ceiling", "repeat_last", "k4_t1")
     assert set(scalars) == {"rollout/clips", "rollout/action_sensitivity", *(f"rollout/psnr_{name}" for name in names)}
     assert abs(scalars["rollout/action_sensitivity"] - 1) > 1e-4
     params["action"]["components"] = jax.tree.map(jnp.zeros_like, params["action"]["components"])
@@ -299,18 +299,28 @@ def other_kind_of_upstream():
         (real_tokenizer, {}, r"logs/tokens was trained on frames of \(8, 8, 3\), the data has \(4, 4, 3\)"),
         (flat_upstream, {"model": WALK | {"packing": 3}}, "4 latent tokens do not pack by 3"),
         (flat_upstream, {"model": WALK | {"max_steps": 6}}, "max_steps must be a power of two, got 6"),
-        (flat_upstream, {"model": WALK | {"packign": 2}}, "packign"),
+        (flat_upstream, {"model": WALK | {"packign": 2}}, "task.model has no 'packign'. Did you mean 'packing'"),
         (flat_upstream, {"model": WALK | {"actions": {"move": {"kind": "binary", "size": 3}}}}, r"\[B, T, 3\]"),
         (flat_upstream, {"model": WALK | {"actions": {"move": {"kind": "direction", "size": 3}}}}, "'direction'"),
         (flat_upstream, {"model": WALK | {"actions": {}}, "sampler": {"steps": 3}}, "must divide .*max_steps=8, got 3"),
         (flat_upstream, {"sampler": {"steps": 16}}, "must divide .*max_steps=8, got 16"),
         (flat_upstream, {"sampler": {"context_signal": 9}}, "context_signal must be in 1 … 8, got 9"),
-        (flat_upstream, {"objective": {"bootstrap": 0.5}}, "bootstrap"),
+        (
+            flat_upstream,
+            {"model": WALK | {"transformer": {"widht": 8}}},
+            "task.model.transformer has no 'widht'. Did you",
+        ),
+        (
+            flat_upstream,
+            {"objective": {"bootstrap": 0.5}},
+            "task.objective has no 'bootstrap'. Did you mean 'bootstrap_",
+        ),
+        (flat_upstream, {"sampler": {"step": 4}}, "task.sampler has no 'step'. Did you mean 'steps'"),
         (flat_upstream, {"objective": {"clean_share": 0.0}}, "past frames clean, .*clean_share = 0.0"),
         (flat_upstream, {"objective": {"forcing": "teacher"}}, "set clean_share=0, got 0.25"),
         (flat_upstream, {"model": WALK | {"residual": True}}, "set objective.forcing to .teacher.*not .diffusion"),
         (flat_upstream, {"objective": {"forcing": "techer", "clean_share": 0.0}}, "one of diffusion, teacher"),
-        (flat_upstream, {"rollout": {"contxt": 3}}, "contxt"),
+        (flat_upstream, {"rollout": {"contxt": 3}}, "task.rollout has no 'contxt'. Did you mean 'context'"),
         (flat_upstream, {"rollout": {"context": 0}}, "rollout.context must be at least 1, got 0"),
     ],
 )
@@ -390,3 +400,23 @@ def test_with_teacher_forcing_every_frame_is_noisy_and_learns():
     assert float(terms.flow) == pytest.approx(float(jnp.mean(errors[:, 1:] ** 2)), rel=1e-5)
     terms = task.shortcut_terms(errors, clean, batch | {"independent": jnp.ones(4, bool)}, jax.random.key(0))
     assert float(terms.flow) == pytest.approx(float(jnp.mean(errors**2)), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("steps", "names"), [(1, {"k4", "k1", "finest"}), (4, {"k4", "finest"}), (8, {"k4", "finest"})]
+)
+def test_dreams_are_measured_in_four_the_finest_and_the_given_steps(steps, names):
+    batch = video()
+    task = real_task(batch, {}, max_steps=8, steps=steps)
+    params = generic(task, batch)
+    dreams = jax.jit(lambda params: task.dream(params, task.frozen(), batch, 2, jax.random.key(0)))(params)
+    assert set(dreams) == names | {"ceiling"}
+    assert all(np.abs(dreams["k4"] - dreams[name]).max() > 1e-4 for name in names - {"k4"})
+
+
+def test_sampling_in_steps_that_nothing_trains_is_told(capsys):
+    for settings, told in (({"sampler": {"steps": 8}}, False), ({}, True)):
+        DynamicsTask(model=WALK, objective={"bootstrap_share": 0.0}, **settings).setup(
+            flat_upstream(), shapes(walk_batch())
+        )
+        assert ("only steps of 1/8 are trained" in capsys.readouterr().err) == told

@@ -338,6 +338,15 @@ def test_heads_on_a_real_world_model_learn_and_every_part_of_it_with_them():
     assert all(jax.tree.leaves(changed)), changed
 
 
+def test_features_are_of_frames_at_the_context_level():
+    batch = mixed_batch()
+    task = real_heads(batch, MIXED, tasks=2, sampler={"context_signal": 1})
+    params, spatial = generic(task, batch), task.encode(task.frozen()["tokenizer"], batch)
+    a, same, other = (task.features(params, spatial, batch, jax.random.key(seed)) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(a, same)
+    assert np.abs(a - other).max() > 1e-2
+
+
 def test_training_starts_from_the_upstreams_dynamics_with_new_task_embeddings():
     task = mixed_task()
     fresh = task.init_params(KEY, mixed_batch())
@@ -385,7 +394,7 @@ def without(batch, *names):
         (story() | {"frames": np.zeros((4, 10, 8, 8, 3))}, {}, r"on frames of \(4, 4, 3\), the data has \(8, 8"),
         (story(), {"weights": {"polcy": 1.0}}, r"task.weights names \['polcy'\]; the terms are dynamics, policy"),
         (story(), {"weights": {"policy": -1.0}}, r"task.weights must be .* at least 0, got \{'policy': -1.0\}"),
-        (story(), {"heads": {"distance": 3}}, "task: .*distance"),
+        (story(), {"heads": {"distance": 3}}, "task.heads has no 'distance'. Did you mean 'distances'"),
         (story(), {"heads": {"distances": 0}}, "task: heads.distances must be at least 1, got 0"),
         (story(), {"evaluation": {"clips": 0}}, "task: evaluation.clips must be at least 1, got 0"),
         (story(), {"sampler": {"steps": 3}}, "sampler.steps must divide model.max_steps=2, got 3"),

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 from fakes import TOKENIZER, TRANSFORMER, generic, shapes
 from fakes import upstream as finished
+from hand_made import run_of
 
 from datasets import writing
 from datasets.pipeline import TfdsData
 from models.tokenizer import to_float
 from tasks import latents
 from tasks.dynamics import DynamicsTask
+from tasks.heads import HeadsTask
+from tasks.imagination_rl import ImaginationRLTask
 from tasks.latents import LatentData
 from tasks.tokenizer import TokenizerTask
 from trainer.errors import DataError
@@ -194,3 +197,26 @@ def test_the_dynamics_loss_is_that_of_the_frames(tokenizer, data_dir, tmp_path):
     assert task.frames_per_batch(kept) == task.frames_per_batch(batch) == 10
     task.cache_latents = False
     assert task.prepare_data(plain) is plain
+
+
+def test_later_phases_learn_from_the_latents_of_the_tokenizer_below(tokenizer, data_dir, tmp_path):
+    plain = source(data_dir, length=5, start="reset", keys={"rewards": "actions"})
+    batch = next(plain.iterator(seed=0))
+    dynamics = DynamicsTask(model=MODEL | {"actions": {"": {"kind": "categorical", "size": 20}}})
+    dynamics.setup(finished(*tokenizer), shapes(batch))
+    heads = HeadsTask(cache_latents=True)
+    heads.setup({"dynamics": run_of(dynamics, generic(dynamics, batch), "dynamics")}, shapes(batch))
+    assert heads.tokenizer_run == dynamics.tokenizer_run
+    heads.tokenizer_run = tmp_path
+    agent = ImaginationRLTask(context=4, cache_latents=True)
+    agent.setup({"heads": run_of(heads, generic(heads, batch), "heads")}, shapes(batch))
+    for task in (heads, agent):
+        assert next(task.prepare_data(plain).iterator(seed=0))["latents"].shape == (2, 5, 2, 4)
+    assert len(list((tmp_path / "latents").glob("*/latents*"))) == 1  # encoded once
+
+
+def test_fields_at_their_defaults_do_not_decide_which_latents_are_meant(tokenizer, data_dir, tmp_path):
+    task, params = tokenizer
+    about = LatentData(source(data_dir), task.model, params, tmp_path).about["tokenizer"]["config"]
+    assert "soft_cap" not in about["encoder"]
+    assert about["encoder"]["width"] == TRANSFORMER["width"]

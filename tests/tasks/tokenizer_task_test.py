@@ -173,6 +173,17 @@ def test_settings_out_of_range_are_refused(settings):
         TokenizerTask(model=TOKENIZER, **settings)
 
 
+def test_the_perceptual_loss_compares_the_reconstruction_with_the_truth(monkeypatch):
+    distance = lambda weights, a, b: weights * jnp.mean(a - b, axis=(-3, -2, -1))  # noqa: E731
+    monkeypatch.setattr("tasks.tokenizer.lpips.lpips", distance)
+    batch = random_batch()
+    task = make_task(batch, ErringTokenizerTask, lpips_weight=0.2)
+    rng, extra = jax.random.key(0), task.init_extra({})
+    out = task.loss({"whole": 0.1}, {"lpips": 3.0}, batch, rng=rng, step=0, extra=extra, train=False)
+    assert float(out.metrics["lpips"]) == pytest.approx(0.3 * (batch["frames"] / 255).mean(), rel=1e-4)
+    assert float(out.loss) == pytest.approx(1.2, rel=1e-4)  # at first every term is as large as its weight
+
+
 def test_only_training_needs_the_weights_of_the_perceptual_loss():
     task = make_task(random_batch(), lpips_weight=0.2, lpips_weights="absent.npz")
     with pytest.raises(ConfigError, match=r"task.lpips_weight = 0.2: no LPIPS weights at absent.npz.*lpips_weight=0"):
