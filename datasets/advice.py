@@ -9,7 +9,8 @@ from typing import Any
 from datasets.writing import UNNAMED, Contents, Written
 
 # What the configs ask for where nothing else is said (presets `smoke` and `cpu`).
-PATCH, CLIP, HELD_OUT_CLIP, HELD_OUT_ROWS, CONTEXT = 8, 16, 64, 16, 32
+PATCH, HELD_OUT_CLIP, HELD_OUT_ROWS, CONTEXT = 8, 64, 16, 32
+CLIP, HEADS_CLIP, AGENT_CLIP = 16, 32, 4
 LARGE = 128  # Pixels along an edge from which on two cores take too long.
 FAR = 10  # Continuous actions beyond this were hardly meant as they are.
 
@@ -82,15 +83,15 @@ def _patch(contents: Contents) -> int | None:
     return next((edge for edge in range(PATCH, 3, -1) if common % edge == 0), None)
 
 
-def _settings(name: str, data_dir: str | None, contents: Contents, written: Written) -> list[str]:
-    """What both phases have to be told."""
+def _settings(name: str, data_dir: str | None, written: Written, clip: int = CLIP) -> list[str]:
+    """What every phase has to be told; `clip`: frames of its training clips."""
     # The newest version is found without its number.
     alone = len([path for path in written.folder.parent.iterdir() if path.is_dir()]) == 1
     out = [f"--config.data.name={name}{'' if alone else ':' + written.folder.name}"]
     if data_dir is not None:
         out.append(f"--config.data.data_dir={data_dir}")
     out.append("--config.data.split=train")  # all of it: the presets may learn from a part that fits their budget
-    if min(written.lengths["train"]) < CLIP:
+    if min(written.lengths["train"]) < clip:
         out.append(f"--config.data.length={min(written.lengths['train'])}")
     held_out = _held_out(written)
     if "validation" not in written.lengths:
@@ -108,25 +109,51 @@ def _held_out(written: Written) -> list[int]:
 
 
 def _commands(name: str, data_dir: str | None, contents: Contents, written: Written) -> list[str]:
-    both = _settings(name, data_dir, contents, written)
+    both = _settings(name, data_dir, written)
     tokenizer = [f"--config.name={name}-tokenizer", *both]
     if _patch(contents) not in (None, PATCH):
         tokenizer.append(f"--config.task.model.patch={_patch(contents)}")
     dynamics = [
         f"--config.name={name}-dynamics", f"--config.upstream.tokenizer.run=logs/{name}-tokenizer", *both,
     ]  # fmt: skip
-    if min(_held_out(written)) <= CONTEXT:
-        dynamics.append(f"--config.task.rollout.context={max(1, min(_held_out(written)) // 2)}")
-    if list(contents.actions) == [UNNAMED]:
+    context = max(1, min(_held_out(written)) // 2)
+    if short := min(_held_out(written)) <= CONTEXT:
+        dynamics.append(f"--config.task.rollout.context={context}")
+    plain = list(contents.actions) == [UNNAMED]
+    if plain:
         kind, size = contents.actions[UNNAMED]
         dynamics += [f"--config.task.model.actions.direction.{k}={v}" for k, v in (("kind", kind), ("size", size))]
-        return [_command("configs/tokenizer.py", tokenizer), _command("configs/dynamics.py", dynamics)]
-    return [
+    commands = [
         _command("configs/tokenizer.py", tokenizer),
-        _command(f"{name}.py", dynamics),
+        _command("configs/dynamics.py" if plain else f"{name}.py", dynamics),
+    ]
+    if contents.rewards and _can_be_chosen(contents):
+        heads = [
+            f"--config.name={name}-heads", f"--config.upstream.dynamics.run=logs/{name}-dynamics",
+            *_settings(name, data_dir, written, HEADS_CLIP), "--config.task.environment.target=",
+        ]  # fmt: skip
+        if short:
+            heads += [f"--config.task.{evaluator}.context={context}" for evaluator in ("rollout", "evaluation")]
+        agent = [
+            f"--config.name={name}-agent", f"--config.upstream.heads.run=logs/{name}-heads",
+            *_settings(name, data_dir, written, AGENT_CLIP), "--config.task.environment.target=",
+        ]  # fmt: skip
+        if min(written.lengths["train"]) < AGENT_CLIP:
+            agent.append(f"--config.task.context={min(written.lengths['train'])}")
+        commands += [_command("configs/heads.py", heads), _command("configs/imagination_rl.py", agent)]
+    if plain:
+        return commands
+    return [
+        *commands,
         f"where {name}.py, for this action space, is:",
         *(f"  {line}".rstrip() for line in _config_file(contents)),
     ]
+
+
+def _can_be_chosen(contents: Contents) -> bool:
+    """Whether policies can choose such actions."""
+    kinds = {component.kind for component in contents.actions.values()}
+    return bool(kinds) and kinds <= {"categorical", "binary"}
 
 
 def _config_file(contents: Contents) -> list[str]:

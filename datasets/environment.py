@@ -1,4 +1,4 @@
-"""`Environment`: a world that an agent acts in, as two pure functions; a world model fits it as well as a simulator."""
+"""`Environment`: a world that an agent acts in, as two pure functions."""
 
 from typing import NamedTuple, Protocol, TypeVar, runtime_checkable
 

@@ -344,16 +344,20 @@ def test_the_printed_commands_fit_the_configs(recordings, run, tmp_path, monkeyp
     source = recordings(a=arrays(0), b=arrays(1), c=arrays(2))
     _, said, _ = run(source)
     commands = said.partition("Train on it:\n")[2].replace("\\\n", " ").splitlines()
-    assert len(commands) == 2
-    for command in commands:
+    assert len(commands) == 4
+    for command, length in zip(commands, (7, 7, 7, 4), strict=True):
         config = read(command)
         assert config.data.name == config.eval_data.name == "mine"
         assert config.data.data_dir == config.eval_data.data_dir == str(tmp_path / "out")
         assert (config.data.split, config.eval_data.split) == ("train", "validation")
-        assert (config.data.length, config.eval_data.length, config.eval_data.batch_size) == (7, 7, 1)
-    assert dict(config.task.model.actions.direction) == {"kind": "categorical", "size": 5}
-    assert config.upstream.tokenizer.run == "logs/mine-tokenizer"
-    assert config.task.rollout.context == 3
+        assert (config.data.length, config.eval_data.length, config.eval_data.batch_size) == (length, 7, 1)
+    _, dynamics, heads, agent = map(read, commands)
+    assert dict(dynamics.task.model.actions.direction) == {"kind": "categorical", "size": 5}
+    assert dynamics.upstream.tokenizer.run == "logs/mine-tokenizer"
+    assert heads.upstream.dynamics.run == f"logs/{dynamics.name}"
+    assert agent.upstream.heads.run == f"logs/{heads.name}"
+    assert dynamics.task.rollout.context == heads.task.rollout.context == heads.task.evaluation.context == 3
+    assert heads.task.environment.target == agent.task.environment.target == ""
     # Without held-out episodes too: what the commands name is there.
     _, said, _ = run(source, "--version=1.1.0", "--validation=0")
     assert "nothing is held out: these commands evaluate on the episodes that they train on" in said
