@@ -67,7 +67,7 @@ def _task(preset: str) -> dict[str, Any]:
 
 def _data(preset: str) -> dict[str, Any]:
     if preset == "reference":
-        return {"batch_size": 64, "length": 64, "short_length": 32, "independent_share": 0.3}
+        return {"batch_size": 64, "length": 64, "short_length": 32, "independent_share": 0.3, "start": "reset"}
     if preset == "smoke":
         return {"batch_size": 4, "length": 16, "independent_share": 0.25}
     if preset == "gpu":

@@ -54,7 +54,7 @@ def _task(preset: str) -> dict[str, Any]:
 
 def _data(preset: str) -> dict[str, Any]:
     if preset == "reference":
-        return {"batch_size": 64, "length": 16}
+        return {"batch_size": 64, "length": 16, "start": "reset"}
     if preset == "smoke":
         return {"batch_size": 4, "length": 4}
     if preset == "gpu":
