@@ -87,7 +87,7 @@ class LatentData:
     def _checked(self, number: int) -> int:
         """The length of an episode that the tokenizer can read."""
         label, frames = self.source.episodes.label, self.source.episodes[number]["frames"]
-        image = tuple(self.about["tokenizer"]["config"]["image"])
+        image = tuple(self.about["tokenizer"]["image"])
         if frames.shape[1:] != image:
             raise DataError(
                 f"episode {number} of {label} has frames of {frames.shape[1:]}, the tokenizer takes {image}."
@@ -160,6 +160,7 @@ def _about(source: TfdsData, model: Tokenizer, params: functional.Params) -> dic
     data = {key: known[key] for key in ("name", "split", "num_episodes", "checksum")}
     data |= {"frames": known["keys"].get("frames")} | ({"length": source.length} if source.skip_short else {})
     sizes = {"config": _changed(model.config), "latents": [model.config.latents, model.config.channels]}
+    sizes["image"] = model.config.image
     about = {"data": data, "tokenizer": sizes | {"parameters": parameters_hash(params)}}
     return json.loads(json.dumps(about))  # tuples as checkpoints will give them back
 

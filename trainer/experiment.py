@@ -153,9 +153,10 @@ def _fit(config: ConfigDict, folder: Path, flag: StopFlag, watching: Mapping[str
                 stack.enter_context(_only_process(folder))
                 if run_folder.check(folder, config) and run_folder.has_results(folder):
                     upstream.verify(folder, loaded)
+                    run_folder.restore_example(folder, trainer.program.example)
                 else:
                     run_folder.store(folder, config, provenance)
-                run_folder.write_example(folder, trainer.program.example)
+                    run_folder.write_example(folder, trainer.program.example)
         _ = trainer.training_data  # may take minutes, in which a stop is asked for
         if stopped := _stopped(flag, folder):
             return stopped

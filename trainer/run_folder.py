@@ -172,6 +172,14 @@ def write_example(folder: Path, batch: Mapping[str, Any]) -> None:
     write_json(folder / EXAMPLE, _shapes(batch))
 
 
+def restore_example(folder: Path, batch: Mapping[str, Any]) -> None:
+    """Stores them again where they are missing or damaged."""
+    try:
+        read_example(folder)
+    except ConfigError:
+        write_example(folder, batch)
+
+
 def _shapes(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {k: _shapes(v) for k, v in value.items()}

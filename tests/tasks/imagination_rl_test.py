@@ -65,7 +65,7 @@ def test_a_share_of_even_actions_is_kept():
     task = story_rl(uniform_share=0.2)
     logits = jax.jit(task.logits)(knowing()["policy"], jnp.array([[START, 0.0]]))["move"]
     expected = np.where(np.arange(CHOICES) == told(ACTIONS, 1)[START, 0], 0.85, 0.05)
-    np.testing.assert_allclose(softmax(logits)[0], expected, rtol=1e-4)
+    np.testing.assert_allclose(jax.nn.softmax(logits)[0], expected, rtol=1e-4)
 
 
 MIXED = {"move": {"kind": "categorical", "size": 3}, "keys": {"kind": "binary", "size": 2}}

@@ -88,7 +88,7 @@ def test_overrides_add_and_remove_entries_of_open_groups(config):
         ("stpes", "3", ["'stpes'", "Did you mean 'steps'", "log_every"]),
         ("learning_rate", "3", ["'learning_rate'", "Did you mean 'optimizer.learning_rate'"]),
         ("optimizer.learning_rte", "1", ["'optimizer.learning_rte'", "'learning_rate'", "Fields of optimizer: b1"]),
-        ("task.witdh", "1", ["'task.witdh'", "'width'", "nested, scale, target, width"]),
+        ("task.witdh", "1", ["'task.witdh'", "'width'", "nested, prepares, scale, target, width"]),
         ("callbacks.sumary", "none", ["'callbacks.sumary'"]),
         ("callbacks.limit", "3", ["--config.callbacks.limit=3", "--config.callbacks.limit.target="]),
         ("steps", "many", ["--config.steps=many", "'many'", "a whole number"]),
