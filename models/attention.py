@@ -10,6 +10,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
+from models.rms_norm import RMSNorm
+
 
 def rope(x: Float[Array, "*lead L K"], positions: Float[Array, "L axes"], base: float) -> Float[Array, "*lead L K"]:
     """Rotates channel pairs of `x` by its positions, so that dot products depend on differences of positions only.
@@ -128,8 +130,8 @@ class Attention(nnx.Module):
         self.k = linear(width, kv_heads * head_dim, kernel_init=init)
         self.v = linear(width, kv_heads * head_dim, kernel_init=init)
         self.out = linear(heads * head_dim, width, kernel_init=out_init)
-        self.q_norm = nnx.RMSNorm(head_dim, rngs=rngs) if qk_norm else _as_it_is
-        self.k_norm = nnx.RMSNorm(head_dim, rngs=rngs) if qk_norm else _as_it_is
+        self.q_norm = RMSNorm(head_dim, rngs=rngs) if qk_norm else _as_it_is
+        self.k_norm = RMSNorm(head_dim, rngs=rngs) if qk_norm else _as_it_is
 
     def project(
         self, x: Float[Array, "*lead L D"], queries: Float[Array, "*lead Q D"] | None = None

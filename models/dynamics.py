@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from models.actions import ActionEmbedding, ActionSpace, action_space
 from models.cache import Cache, Memory, Past
+from models.rms_norm import RMSNorm
 from models.shortcut import PREDICTIONS
 from models.tokens import Layout, packed_grid_shape
 from models.transformer import SpaceTimeTransformer, TransformerConfig
@@ -136,7 +137,7 @@ class Dynamics(nnx.Module):
         self.signal = nnx.Param(normal(rngs.params(), (config.max_steps + 1, width // 2)))
         self.step = nnx.Param(normal(rngs.params(), (config.max_steps.bit_length(), width - width // 2)))
         if config.added_actions:
-            self.action_norm = nnx.RMSNorm(width, rngs=rngs)
+            self.action_norm = RMSNorm(width, rngs=rngs)
             self.action_in = nnx.Linear(width, width, use_bias=False, rngs=rngs)
         self.spatial_in = nnx.Linear(config.spatial_channels, width, rngs=rngs)
         if config.residual:

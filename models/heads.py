@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from models.actions import ActionSpace
 from models.distributions import TwoHot, check_policy_space
+from models.rms_norm import RMSNorm
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Head(nnx.Module):
         sizes = [width, *[config.hidden] * config.layers]
         linear = functools.partial(nnx.Linear, use_bias=False, rngs=rngs)
         self.layers = nnx.List([linear(a, b) for a, b in itertools.pairwise(sizes)])
-        self.norms = nnx.List([nnx.RMSNorm(size, rngs=rngs) for size in sizes[1:]])
+        self.norms = nnx.List([RMSNorm(size, rngs=rngs) for size in sizes[1:]])
         init = nnx.initializers.zeros_init() if zero else nnx.initializers.variance_scaling(0.01, "fan_in", "normal")
         self.out = nnx.Linear(config.hidden, distances * outputs, kernel_init=init, rngs=rngs)
         self.shape = (distances, outputs)

@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float
 
 from models.attention import Attention, attend, rope
 from models.cache import Cache, Memory, Past, write
+from models.rms_norm import RMSNorm
 
 TIME_BASE = 10_000.0
 SPACE_BASE = 100.0
@@ -124,12 +125,12 @@ class Block(nnx.Module):
 
     def __init__(self, config: TransformerConfig, *, rngs: nnx.Rngs):
         out_scale = (2 * config.layers) ** -0.5  # keeps the residual stream's scale independent of depth
-        self.attention_norm = nnx.RMSNorm(config.width, rngs=rngs)
+        self.attention_norm = RMSNorm(config.width, rngs=rngs)
         self.attention = Attention(
             config.width, heads=config.heads, kv_heads=config.kv_heads or config.heads, head_dim=config.head_dim,
             soft_cap=config.soft_cap or None, qk_norm=config.qk_norm, out_scale=out_scale, rngs=rngs,
         )  # fmt: skip
-        self.mlp_norm = nnx.RMSNorm(config.width, rngs=rngs)
+        self.mlp_norm = RMSNorm(config.width, rngs=rngs)
         hidden = max(8, round(config.width * config.mlp_ratio / 8) * 8)
         self.mlp = SwiGLU(config.width, hidden, out_scale=out_scale, rngs=rngs)
 
@@ -194,7 +195,7 @@ class SpaceTimeTransformer(nnx.Module):
         self._coordinates = _Constant(np.asarray(coordinates, np.float32))
         self._routing = None if routing is None or routing.all() else _Constant(routing)
         self.blocks = nnx.List([Block(config, rngs=rngs) for _ in range(config.layers)])
-        self.norm = nnx.RMSNorm(config.width, rngs=rngs)
+        self.norm = RMSNorm(config.width, rngs=rngs)
 
     @property
     def dtype(self) -> jnp.dtype:

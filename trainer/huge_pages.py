@@ -15,7 +15,7 @@ _TUNABLE = "glibc.malloc.hugetlb"
 # Other arenas than the first, and everything that is mapped, would go back to the kernel when it is freed.
 _KEPT = {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
 TUNABLES = ":".join([f"{_TUNABLE}=1", *(f"glibc.malloc.{name}={value}" for name, value in _KEPT.items())])
-_PAGE, _POPULATE_WRITE = 4096, 23  # MADV_POPULATE_WRITE
+_PAGE, _PART, _POPULATE_WRITE = 4096, 2**26, 23  # MADV_POPULATE_WRITE
 _KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -38,6 +38,7 @@ def restart_with_huge_pages() -> None:
 def have_ready(size: int) -> None:
     """Takes `size` bytes from the kernel now and frees them: what is asked for next finds them there, without a fault.
 
+    A part at a time: meanwhile nobody else in this process can map memory, and a compiler, for one, has to.
     Does nothing but where freed memory is kept (`TUNABLES`) and the kernel can do it (Linux 5.14).
     """
     if sys.platform != "linux" or "trim_threshold" not in os.environ.get("GLIBC_TUNABLES", ""):
@@ -48,8 +49,9 @@ def have_ready(size: int) -> None:
     libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
     place = libc.malloc(size)
     if place:
-        first = -(-place // _PAGE) * _PAGE
-        libc.madvise(first, max(0, place + size - first) // _PAGE * _PAGE, _POPULATE_WRITE)
+        first, end = -(-place // _PAGE) * _PAGE, (place + size) // _PAGE * _PAGE
+        for start in range(first, end, _PART):
+            libc.madvise(start, min(_PART, end - start), _POPULATE_WRITE)
         libc.free(place)
 
 

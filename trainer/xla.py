@@ -28,7 +28,7 @@ def use_compilation_cache(setting: str) -> None:
         say(f"compilation_cache = {setting!r} cannot be used ({e.strerror}); everything is compiled anew.")
         return
     jax.config.update("jax_compilation_cache_dir", str(folder.absolute()))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)  # also the many small ones that a start needs
 
 
 @contextlib.contextmanager

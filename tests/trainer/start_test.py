@@ -134,3 +134,31 @@ def test_batches_that_cannot_be_computed_in_parts_are_refused_before_anything_is
 
 def test_held_out_batches_need_not_be_computed_in_parts(tmp_path):
     assert make_trainer(tmp_path, data=Counter(), eval_data=Sized(9, batch=9), accumulate=2, steps=2).fit().step == 2
+
+
+class Drawn(Regression):
+    """Draws its parameters, and computes what nothing needs, as a module does that is initialised by a call."""
+
+    def __init__(self):
+        super().__init__()
+        self.called = []
+
+    def init_params(self, rng, batch):
+        first, second = jax.random.split(rng)
+        w = jax.random.truncated_normal(first, -2.0, 2.0, (3, 3)) * jnp.sqrt(1 / 3)
+        jax.pure_callback(
+            lambda x: self.called.append(1) or x, jax.ShapeDtypeStruct((8, 3), jnp.float32), batch["x"] @ w
+        )
+        return {"layer": {"w": w, "b": {0: 0.1 * jax.random.normal(second, (3,))}}}
+
+
+def test_parameters_are_those_of_a_compiled_init_params_and_nothing_else_is_computed(tmp_path):
+    task = Drawn()
+    trainer = make_trainer(tmp_path, task=task)
+    params = trainer.program.init(jax.random.key(3)).params
+    assert task.called == []
+    batch = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), trainer.program.example)
+    compiled = jax.jit(task.init_params)(jax.random.split(jax.random.key(3))[0], batch)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), params, compiled)
+    leaf, wanted = params["layer"]["w"], trainer.program.state.params["layer"]["w"]
+    assert (leaf.sharding, leaf.committed) == (wanted.sharding, True)
