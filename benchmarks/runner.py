@@ -64,6 +64,8 @@ def run_apart(name: str, options: Options, environment: Mapping[str, str] | None
             [*command, f"--json={file}"], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
         )
         if done.returncode:
-            last = (done.stderr.strip().splitlines() or [f"ended with {done.returncode}"])[-1]
-            return {name: {"error": last.removeprefix("error: ")}}
+            said = done.stderr.strip().splitlines()[-1:]
+            if not said or not said[0].startswith("error: "):  # such as a process that was killed
+                said = [": ".join([f"ended with {done.returncode}", *said])]
+            return {name: {"error": said[0].removeprefix("error: ")}}
         return json.loads(file.read_text(encoding="utf-8"))

@@ -12,9 +12,8 @@ import sys
 from pathlib import Path
 
 _TUNABLE = "glibc.malloc.hugetlb"
-# Other arenas than the first, and everything that is mapped, would go back to the kernel when it is freed. With large
-# caches of their own, threads that compile seldom wait for each other at the one arena.
-_KEPT = {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40, "tcache_count": 60_000}
+# Other arenas than the first, and everything that is mapped, would go back to the kernel when it is freed.
+_KEPT = {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
 TUNABLES = ":".join([f"{_TUNABLE}=1", *(f"glibc.malloc.{name}={value}" for name, value in _KEPT.items())])
 _PAGE, _PART, _POPULATE_WRITE = 4096, 2**26, 23  # MADV_POPULATE_WRITE
 _KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")

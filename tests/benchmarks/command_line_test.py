@@ -1,4 +1,5 @@
 import json
+import subprocess
 
 import jax
 import pytest
@@ -88,3 +89,9 @@ def test_all_benchmarks_run_apart_and_one_that_fails_keeps_no_other_from_it(monk
 
 def test_an_error_comes_back_from_another_process():
     assert "has no preset 'tpu'" in runner.run_apart("data_pipeline", Options(preset="tpu"))["data_pipeline"]["error"]
+
+
+def test_a_benchmark_that_was_killed_is_not_taken_for_what_it_said_last(monkeypatch):
+    killed = subprocess.CompletedProcess([], -9, stderr="Prepared bouncing_square\n")
+    monkeypatch.setattr(runner.subprocess, "run", lambda *args, **kwargs: killed)
+    assert runner.run_apart("startup", Options()) == {"startup": {"error": "ended with -9: Prepared bouncing_square"}}
