@@ -1,8 +1,9 @@
 """Memory that stays and comes in large pages: on CPUs, half of a step can go into handing out small ones.
 
 XLA asks for a step's temporary memory anew at every step, gigabytes in pieces of 4 KiB, each of which costs a fault.
-Large pages make the faults few; one arena that never gives memory back makes them end after the first steps, and
-before the first one where somebody asks for that memory while the step is made ready.
+Large pages make the faults few; one arena that never gives memory back makes them end after the first steps. What is
+kept is kept up to three times: between two steps something small settles in the room that a step left. So steps that need
+a large part of the machine's memory give it back (`keep_if_small`).
 """
 
 import ctypes
@@ -15,7 +16,7 @@ _TUNABLE = "glibc.malloc.hugetlb"
 # Other arenas than the first, and everything that is mapped, would go back to the kernel when it is freed.
 _KEPT = {"arena_max": 1, "mmap_max": 0, "trim_threshold": 2**40}
 TUNABLES = ":".join([f"{_TUNABLE}=1", *(f"glibc.malloc.{name}={value}" for name, value in _KEPT.items())])
-_PAGE, _PART, _POPULATE_WRITE = 4096, 2**26, 23  # MADV_POPULATE_WRITE
+_MMAP_THRESHOLD, _MMAP_MAX = (-3, 2**25), (-4, 2**16)  # of mallopt; no higher threshold is taken
 _KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
@@ -35,24 +36,21 @@ def restart_with_huge_pages() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def have_ready(size: int) -> None:
-    """Takes `size` bytes from the kernel now and frees them: what is asked for next finds them there, without a fault.
+def keep_if_small(size: int, share: float = 1 / 8) -> None:
+    """Pieces of 32 MiB and more go back to the kernel from now on when they are freed, if a step needs much memory.
 
-    A part at a time: meanwhile nobody else in this process can map memory, and a compiler, for one, has to.
-    Does nothing but where freed memory is kept (`TUNABLES`) and the kernel can do it (Linux 5.14).
+    Does nothing but where freed memory is kept (`TUNABLES`). What is kept already stays.
+
+    Args:
+      size: of a step's temporary memory, in bytes.
+      share: of the machine's memory that it may have and be kept.
     """
     if sys.platform != "linux" or "trim_threshold" not in os.environ.get("GLIBC_TUNABLES", ""):
         return
-    libc = ctypes.CDLL(None)  # calls let go of the interpreter's lock
-    libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
-    libc.free.restype, libc.free.argtypes = None, [ctypes.c_void_p]
-    libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
-    place = libc.malloc(size)
-    if place:
-        first, end = -(-place // _PAGE) * _PAGE, (place + size) // _PAGE * _PAGE
-        for start in range(first, end, _PART):
-            libc.madvise(start, min(_PART, end - start), _POPULATE_WRITE)
-        libc.free(place)
+    if size > share * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"):
+        libc = ctypes.CDLL(None)
+        libc.mallopt(*_MMAP_THRESHOLD)
+        libc.mallopt(*_MMAP_MAX)
 
 
 def _would_help() -> bool:

@@ -21,7 +21,7 @@ from trainer.collectives import count_collectives
 from trainer.errors import ConfigError
 from trainer.flops import count_flops
 from trainer.hardware import expected
-from trainer.huge_pages import have_ready
+from trainer.huge_pages import keep_if_small
 from trainer.kinds import name_of
 from trainer.metrics import StepMetrics
 from trainer.optimizers import check_transformation
@@ -78,7 +78,7 @@ class Program:
     def compile_ahead(self, example: Batch) -> Callable[[], None]:
         """Starts to compile the update on batches like `example`, beside whatever else a start has to do.
 
-        On CPUs it asks for the update's memory, too.
+        On CPUs this decides, too, whether the memory of an update is kept for the next one.
 
         Returns:
           A function that waits until it is done. The first update then finds it compiled; where that failed, it tries
@@ -90,7 +90,7 @@ class Program:
             with contextlib.suppress(Exception):
                 compiled = traced.lower().compile()
                 if jax.default_backend() == "cpu":
-                    have_ready(compiled.memory_analysis().temp_size_in_bytes)
+                    keep_if_small(compiled.memory_analysis().temp_size_in_bytes)
 
         if jax.process_count() > 1:  # all of them compile one thing after the other, in one order
             return lambda: None

@@ -37,7 +37,7 @@ def test_a_program_restarts_in_the_same_process_with_the_same_arguments():
 FAULTS = """
 import resource, sys
 import numpy as np
-from trainer.huge_pages import have_ready
+from trainer.huge_pages import keep_if_small
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     np.ones(2**26)
@@ -60,9 +60,10 @@ def test_memory_that_was_freed_is_had_again_without_a_fault():
 
 
 @pytest.mark.skipif(not huge_pages._would_help(), reason="this system does not give large pages to those who ask")
-def test_memory_that_was_made_ready_is_had_without_a_fault():
-    assert faults(huge_pages.TUNABLES, "pass") > 100
-    assert faults(huge_pages.TUNABLES, "have_ready(2**29 + 2**24)") < 10
+def test_the_memory_of_large_steps_goes_back_to_the_kernel():
+    assert faults(huge_pages.TUNABLES, "keep_if_small(2**60); faults()") > 100
+    assert faults(huge_pages.TUNABLES, "keep_if_small(2**20); faults()") < 10
+    assert faults(huge_pages.TUNABLES, "faults(); keep_if_small(2**60)") < 10  # what is kept already
 
 
 @pytest.mark.parametrize(
