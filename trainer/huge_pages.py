@@ -1,9 +1,9 @@
 """Memory that stays and comes in large pages: on CPUs, half of a step can go into handing out small ones.
 
 XLA asks for a step's temporary memory anew at every step, gigabytes in pieces of 4 KiB, each of which costs a fault.
-Large pages make the faults few; one arena that never gives memory back makes them end after the first steps. What is
-kept is kept up to three times: between two steps something small settles in the room that a step left. So steps that need
-a large part of the machine's memory give it back (`keep_if_small`).
+Large pages make the faults few; one arena that never gives memory back makes them end after the first steps. A step's
+memory was then seen up to three times over, as something small had settled in the room that the last step left. So
+steps that need a large part of the machine's memory give theirs back (`keep_if_small`).
 """
 
 import ctypes
