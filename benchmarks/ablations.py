@@ -20,7 +20,7 @@ RESULTS, RECIPE = ROOT / "results" / "ablations.json", ROOT / "docs" / "recipe.m
 BEGIN, END = "<!-- python -m benchmarks.ablations -->\n", "<!-- until here -->\n"
 
 # Of each phase: its steps here, and the figures that tell.
-STEPS = {"tokenizer": 300, "dynamics": 800, "heads": 200, "imagination_rl": 300}
+STEPS = {"tokenizer": 300, "dynamics": 800, "heads": 500, "imagination_rl": 300}
 FIGURES = {
     "tokenizer": ("eval/psnr", "eval/psnr_masked"),
     "dynamics": ("rollout/psnr_k4", "rollout/psnr_finest", "rollout/psnr_k4_t1", "rollout/psnr_k4_t32"),
