@@ -36,7 +36,7 @@ def restart_with_huge_pages() -> None:
     os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
-def keep_if_small(size: int, share: float = 1 / 8) -> None:
+def keep_if_small(size: int, share: float = 1 / 16) -> None:
     """Pieces of 32 MiB and more go back to the kernel from now on when they are freed, if a step needs much memory.
 
     Does nothing but where freed memory is kept (`TUNABLES`). What is kept already stays.
